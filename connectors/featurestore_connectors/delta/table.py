@@ -1,0 +1,281 @@
+"""One Delta table: rows and positions appended in one commit on exactly the version that was read.
+
+Delta's application transactions hold the positions, one per partition. deltalake never compares
+them: what makes an append exact is that it commits on its snapshot's version or not at all
+(`max_commit_retries=0`), the first commit of a table included.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import deltalake
+import duckdb
+import polars as pl
+import pyarrow as pa
+from deltalake.exceptions import DeltaError, SchemaMismatchError, TableNotFoundError
+
+from featurestore.contracts import Snapshot
+from featurestore.errors import OperatorError
+from featurestore.instants import HOUR
+from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
+from featurestore.types import Field
+from featurestore_connectors.delta import compact as compaction
+from featurestore_connectors.delta import log, scan
+from featurestore_connectors.delta.casts import cast_back, to_delta
+from featurestore_connectors.delta.storage import Location, flush
+
+_PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE)
+_CONFIGURATION = {"delta.checkpointInterval": "100", "delta.logRetentionDuration": "interval 7 days"}
+
+
+class _Version:
+    """One version of a table. The deltalake object moves on with a commit; then it is opened anew."""
+
+    def __init__(self, location: Location, number: int, opened: deltalake.DeltaTable) -> None:
+        self.number = number
+        self._location = location
+        self._opened: deltalake.DeltaTable | None = opened
+        self._adds: pl.DataFrame | None = None
+        self._lock = threading.RLock()
+
+    def _table(self) -> deltalake.DeltaTable:
+        if self._opened is None:
+            self._opened = deltalake.DeltaTable(
+                self._location.uri, version=self.number, storage_options=self._location.options or None
+            )
+        return self._opened
+
+    def transaction(self, name: str) -> int | None:
+        with self._lock:
+            number: int | None = self._table().transaction_version(name)
+            return number
+
+    def schema(self) -> pa.Schema:
+        with self._lock:
+            return pa.schema(self._table().schema())
+
+    def adds(self) -> pl.DataFrame:
+        """Return a row per file: path, size_bytes, num_records, `min.` and `max.` of the pruned columns."""
+        with self._lock:
+            if self._adds is None:
+                adds = pl.from_arrow(pa.table(self._table().get_add_actions(flatten=True)))
+                assert isinstance(adds, pl.DataFrame)
+                self._adds = adds
+            return self._adds
+
+    def take(self) -> deltalake.DeltaTable:
+        """Return the deltalake object for a commit, which changes it; this version opens another."""
+        with self._lock:
+            table = self._table()
+            self._opened = None
+            return table
+
+
+class DeltaTable:
+    """Rows of one feature set, of landing or of dead letters, with the positions applied (DESIGN 7).
+
+    Snapshots stay readable until `vacuum` deletes the files that compaction replaced.
+    """
+
+    def __init__(self, location: Location, *, name: str = "", memory: str = "1GB") -> None:
+        self.name = name
+        self.location = location
+        self._memory = memory
+        self._known: tuple[int, Mapping[str, int]] | None = None
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the newest version; None before the first commit."""
+        try:
+            opened = deltalake.DeltaTable(self.location.uri, storage_options=self.location.options or None)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise self._fault("cannot be opened", error) from error
+        return Snapshot(opened.version(), _Version(self.location, opened.version(), opened))
+
+    def position(self, snapshot: Snapshot | None, partition: str) -> int:
+        """Return the sequence after the last one applied of `partition`; 0 before the first."""
+        if snapshot is None:
+            return 0
+        try:
+            return self._version(snapshot).transaction(partition) or 0
+        except (DeltaError, OSError) as error:
+            raise self._fault("cannot be read", error) from error
+
+    def positions(self, snapshot: Snapshot | None) -> dict[str, int]:
+        """Return the positions of all partitions in the version, those without rows included."""
+        if snapshot is None:
+            return {}
+        try:
+            found = log.read_positions(self.location.filesystem(), snapshot.version, self._known)
+        except (OSError, ValueError) as error:
+            raise self._fault(f"has no readable log of version {snapshot.version}", error) from error
+        self._known = (snapshot.version, found)
+        return dict(found)
+
+    def append(
+        self, snapshot: Snapshot | None, rows: pa.Table, positions: Mapping[str, int]
+    ) -> Snapshot | None:
+        """Commit rows (possibly none) and positions on exactly `snapshot`; None when another came first.
+
+        Columns must be those of the first commit. What was returned survives a power failure. Raises
+        OperatorError when the store refuses; whether a commit that failed so was made, positions tell.
+        """
+        properties = deltalake.CommitProperties(
+            app_transactions=[deltalake.Transaction(name, number) for name, number in positions.items()],
+            max_commit_retries=0,
+        )
+        data = to_delta(rows)
+        try:
+            if snapshot is None:
+                committed = self._create(data, properties)
+            else:
+                committed = self._version(snapshot).take()
+                deltalake.write_deltalake(committed, data, mode="append", commit_properties=properties)
+        except (DeltaError, OSError) as error:
+            newest = self.snapshot()
+            if newest is not None and newest.version > (-1 if snapshot is None else snapshot.version):
+                return None
+            if isinstance(error, SchemaMismatchError):
+                raise OperatorError(
+                    f"The offline table '{self.name}' has other columns than the rows: {error}.",
+                    where=self.location.uri,
+                    hint="A table's columns never change; move this folder away if it is not this store's.",
+                ) from error
+            raise self._fault("cannot be appended to", error) from error
+        version: int = committed.version()
+        self.flush(version)
+        return Snapshot(version, _Version(self.location, version, committed))
+
+    def _create(self, data: pa.Table, properties: deltalake.CommitProperties) -> deltalake.DeltaTable:
+        pruned = [name for name in _PRUNED_BY if name in data.column_names] or data.column_names[:1]
+        deltalake.write_deltalake(
+            self.location.uri,
+            data,
+            mode="error",
+            configuration={**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(pruned)},
+            storage_options=self.location.options or None,
+            commit_properties=properties,
+        )
+        return deltalake.DeltaTable(
+            self.location.uri, version=0, storage_options=self.location.options or None
+        )
+
+    def flush(self, version: int) -> None:
+        """Force a version's commit and the files that it added to the disk."""
+        if self.location.is_local:
+            actions = log.commit_actions(self.location.filesystem(), version)
+            flush(
+                self.location,
+                [log.commit_path(version), *(a["add"]["path"] for a in actions if "add" in a)],
+            )
+
+    def files(self, snapshot: Snapshot) -> list[str]:
+        """Return the paths (or URLs) of the Parquet files of the version."""
+        return [f"{self.location.uri}/{path}" for path in self._version(snapshot).adds()["path"]]
+
+    def rows(self, snapshot: Snapshot) -> int:
+        """Return how many rows the version holds."""
+        return int(self._version(snapshot).adds()["num_records"].sum())
+
+    def lazy(
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str] | None = None,
+        *,
+        shards: tuple[int, int] | None = None,
+        cut: Mapping[str, int] | None = None,
+        since: Mapping[str, int] | None = None,
+        event_times: tuple[int, int] | None = None,
+        schema: Sequence[Field] = (),
+    ) -> pl.LazyFrame:
+        """Return a Polars query of the rows that `scan` would yield."""
+        version = self._version(snapshot)
+        paths = scan.prune(version.adds(), shards, since, event_times)
+        frame = (
+            pl.scan_parquet(
+                [f"{self.location.uri}/{path}" for path in paths],
+                storage_options=self.location.options or None,
+                hive_partitioning=False,
+                glob=False,
+            )
+            if paths
+            else scan.empty(version.schema())
+        )
+        return scan.select(frame, columns, shards, cut, since, event_times, schema)
+
+    def scan(
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str] | None = None,
+        *,
+        shards: tuple[int, int] | None = None,
+        cut: Mapping[str, int] | None = None,
+        since: Mapping[str, int] | None = None,
+        event_times: tuple[int, int] | None = None,
+        schema: Sequence[Field] = (),
+        batch_rows: int = 131_072,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the version's rows in bounded memory, file by file, each in its stored order.
+
+        `columns`: all of them unless named. `shards`: __shard in [a, b). `cut`: each partition's
+        __sequence below its number; a partition that the cut does not name has no rows in it. `since`:
+        only rows of these partitions, __sequence at or above. `event_times`: __event_time in [a, b),
+        microseconds. `schema` restores declared types that Delta lacks. Files that cannot hold such rows
+        are not opened. Raises OperatorError when a file is gone (vacuumed) or unreadable.
+        """
+        query = self.lazy(
+            snapshot, columns, shards=shards, cut=cut, since=since, event_times=event_times, schema=schema
+        )
+        try:
+            for frame in query.collect_batches(chunk_size=batch_rows, maintain_order=True):
+                table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+                yield from cast_back(table, schema).to_batches()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._fault(f"cannot be read at version {snapshot.version}", error) from error
+
+    def compact(self, now: int | None = None) -> dict[str, int]:
+        """Rewrite closed days into files by month and bucket, sorted by entity and time; return counts.
+
+        `files_read`, `files_written`, `rows`, and `abandoned` (1 when another compaction came first). Rows
+        appended meanwhile stay; earlier versions stay readable until `vacuum`.
+        """
+        try:
+            return compaction.run(self, now, self._memory)
+        except (DeltaError, pl.exceptions.PolarsError, pa.ArrowException, duckdb.Error, OSError) as error:
+            raise self._fault("cannot be compacted", error) from error
+
+    def vacuum(self, older_than: int) -> int:
+        """Delete files that no version needs since `older_than` microseconds; return how many.
+
+        Rounded up to whole hours. Snapshots from before then can no longer be read, and a write that
+        takes longer than `older_than` would lose its files: leave it at a day or more.
+        """
+        try:
+            table = deltalake.DeltaTable(self.location.uri, storage_options=self.location.options or None)
+            return len(
+                table.vacuum(
+                    retention_hours=-(-older_than // HOUR),
+                    dry_run=False,
+                    enforce_retention_duration=False,
+                    full=True,
+                )
+            )
+        except TableNotFoundError:
+            return 0
+        except (DeltaError, OSError) as error:
+            raise self._fault("cannot be vacuumed", error) from error
+
+    def _version(self, snapshot: Snapshot) -> _Version:
+        assert isinstance(snapshot.handle, _Version)
+        return snapshot.handle
+
+    def _fault(self, what: str, error: BaseException) -> OperatorError:
+        reason = str(error).strip().splitlines()[0]
+        return OperatorError(
+            f"The offline table '{self.name}' {what}: {reason}.".replace("..", "."),
+            where=self.location.uri,
+            hint="Check that the disk has room, the permissions and the storage options; then run again.",
+        )

@@ -1,0 +1,447 @@
+"""Kafka topics by confluent-kafka: read at exact offsets, written with acknowledgement from all replicas.
+
+Positions are kept by the stores, never by a consumer group: readers assign themselves one partition at
+one offset, and commit nothing. A partition is named `kafka:<cluster id>/<topic>/<topic id>/<n>`, so that
+a topic that was deleted and created again is another one; the id is `-` where the broker has none.
+
+A record's time is its message's timestamp (the producer's unless the topic says
+`message.timestamp.type=LogAppendTime`). Offsets may have gaps (compaction, transactions): what was read
+is said by `next_sequence`. Transactions that are open or were aborted are not read.
+
+While brokers are away librdkafka retries; once `unavailable_after` (30s) has passed without an answer,
+StoreUnavailable is raised, and the caller opens the reader again at the position that its stores have.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from featurestore import instants
+from featurestore.contracts import Record, RecordBatch
+from featurestore.errors import FeatureStoreError, OperatorError, SpecError, StoreUnavailable
+
+_LOGGER = logging.getLogger("featurestore.kafka")
+_UNAVAILABLE_AFTER = "30s"
+_VERIFY_SECONDS = 0.25
+_ERROR_BACKOFF_MS = 500
+_EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_OURS: dict[str, dict[str, Any]] = {
+    "consumer": {
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "allow.auto.create.topics": False,
+        "fetch.error.backoff.ms": _ERROR_BACKOFF_MS,  # longer than _VERIFY_SECONDS: see KafkaReader._verify
+    },
+    "producer": {"acks": "all", "enable.idempotence": True, "allow.auto.create.topics": False},
+    "admin": {},
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "consumer": {"group.id": "featurestore", "isolation.level": "read_committed"},
+    "producer": {"partitioner": "murmur2_random", "compression.type": "lz4"},
+    "admin": {},
+}
+_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID}
+_PERHAPS_GONE = _GONE | {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # or no broker answers
+_ELECTING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
+_REFUSED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.INVALID_RECORD,
+}
+
+
+class KafkaStream:
+    """One topic of a Kafka cluster: a `contracts.StreamSource`. Safe to use from several threads.
+
+    `config` is the project's `stream:`: `brokers` (host:port, …), `options` (properties of librdkafka, for
+    TLS and SASL among others), `unavailable_after` (how long brokers may be away; 30s). `topic_options`
+    are properties for this topic alone. What exactness rests on (acks, offsets) cannot be set.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], topic: str, topic_options: Mapping[str, Any] | None = None
+    ) -> None:
+        if not config.get("brokers"):
+            raise SpecError("A kafka stream needs brokers:.", hint="Write brokers: host:9092 under stream:.")
+        self.topic = topic
+        self.brokers = str(config["brokers"])
+        self.patience = (
+            instants.parse_duration(config.get("unavailable_after", _UNAVAILABLE_AFTER)) / instants.SECOND
+        )
+        self._options = {**(config.get("options") or {}), **(topic_options or {})}
+        fixed = {"bootstrap.servers", *_OURS["consumer"], *_OURS["producer"]}
+        for name in sorted(fixed & set(self._options)):
+            raise SpecError(f"stream option '{name}' is fixed.", hint="Remove it.")
+        self.answer_within = self.patience / 2
+        self._isolation = _isolation(self._options)
+        self._trouble: KafkaError | None = None
+        self._admin: AdminClient = self._client(AdminClient, "admin")
+        self._producer: Producer | None = None
+        self._lock = threading.Lock()
+        self._cluster = self._topic_id = ""
+        self._described: tuple[float, str, int] = (float("-inf"), "", 0)
+
+    def partitions(self) -> list[str]:
+        """Return the partitions' names, in order. Raises OperatorError when there is no such topic."""
+        prefix, count = self.describe()
+        return [f"{prefix}/{number}" for number in range(count)]
+
+    def describe(self, max_age: float = 0.0) -> tuple[str, int]:
+        """Return what the partitions' names begin with, and their number, known for up to `max_age` s."""
+        asked = time.monotonic()
+        at, prefix, count = self._described
+        if asked - at < max_age:
+            return prefix, count
+        self._cluster = self._cluster or self._metadata().cluster_id or "-"
+        if self._cluster.startswith("mockCluster"):  # librdkafka's own broker knows no DescribeTopics
+            topics = self._metadata().topics
+            if self.topic not in topics:
+                raise self.unknown_topic()
+            topic_id, count = "-", len(topics[self.topic].partitions)
+        else:
+            found = self.ask(self._describe_topic)
+            topic_id, count = _topic_id(found), len(found.partitions)
+            if self._topic_id not in ("", topic_id):
+                self._cluster = self._metadata().cluster_id or "-"
+        prefix = f"kafka:{self._cluster}/{self.topic}/{topic_id}"
+        self._trouble = None
+        self._topic_id, self._described = topic_id, (asked, prefix, count)
+        return prefix, count
+
+    def reader(self, partition: str, sequence: int | None) -> KafkaReader:
+        """Return a reader from offset `sequence` on; None is the earliest.
+
+        Raises OperatorError for an unknown topic, for a partition of another cluster or of a topic that
+        was recreated, for an offset whose records retention has deleted, and for one after the end.
+        """
+        names = self.partitions()
+        if partition not in names:
+            raise OperatorError(
+                f"There is no partition {partition} at {self.brokers}: topic '{self.topic}' has "
+                f"{names[0]} to /{len(names) - 1}. The topic was recreated, or this is another cluster.",
+                hint="Point brokers: at the old cluster, or apply the source again so that it starts anew.",
+            )
+        consumer: Consumer = self._client(Consumer, "consumer")
+        try:
+            return KafkaReader(self, consumer, partition, sequence)
+        except FeatureStoreError:
+            consumer.close()
+            raise
+
+    def append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[str, int]]:
+        """Append (key, value) pairs; return each one's partition and offset, once all replicas have it.
+
+        A value of None is a tombstone. The partition is what Java's default partitioner gives the key.
+        Raises StoreUnavailable, naming the records, when some were not acknowledged in time (they may be
+        stored all the same), OperatorError when the broker refuses them.
+        """
+        prefix, _ = self.describe(max_age=_VERIFY_SECONDS)
+        placed: list[tuple[int, int] | None] = [None] * len(records)
+        failed: dict[int, KafkaError] = {}
+        with self._lock:
+            if self._producer is None:
+                self._producer = self._client(Producer, "producer")
+            producer = self._producer
+        deadline = time.monotonic() + self.patience
+        for number, (key, value) in enumerate(records):
+
+            def delivered(error: KafkaError | None, message: Message, number: int = number) -> None:
+                if error is not None:
+                    failed[number] = error
+                else:
+                    placed[number] = (message.partition() or 0, message.offset() or 0)
+
+            while True:
+                try:
+                    producer.produce(self.topic, value=value, key=key, on_delivery=delivered)
+                except BufferError:
+                    if time.monotonic() < deadline:
+                        producer.poll(0.05)
+                        continue
+                    failed[number] = KafkaError(KafkaError._QUEUE_FULL)
+                except KafkaException as error:
+                    failed[number] = error.args[0]
+                break
+            deadline = time.monotonic() + self.patience
+        while placed.count(None) > len(failed) and time.monotonic() < deadline + 1:
+            producer.flush(0.2)
+        if None in placed:
+            self.close()
+            raise self._not_acknowledged([number for number, at in enumerate(placed) if at is None], failed)
+        return [(f"{prefix}/{at[0]}", at[1]) for at in placed if at is not None]
+
+    def close(self) -> None:
+        """Release connections. What was not acknowledged is given up."""
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+            producer.flush(1)
+
+    def offsets(self, partition: int, *specs: Any) -> list[int]:
+        """Return the offsets of a partition that the specs ask for, as of now.
+
+        Asked over the admin's connection: a consumer's is busy with a fetch for up to half a second.
+        """
+        where = TopicPartition(self.topic, partition)
+        deadline = time.monotonic() + self.answer_within
+        while True:
+            try:
+                answers = [
+                    self._admin.list_offsets(
+                        {where: spec}, isolation_level=self._isolation, request_timeout=self.answer_within
+                    )[where]
+                    for spec in specs
+                ]
+                return [int(answer.result().offset) for answer in answers]
+            except KafkaException as error:
+                problem: KafkaError = error.args[0]
+                if problem.code() in _ELECTING and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                if problem.code() in _PERHAPS_GONE:
+                    self.describe()
+                raise self.translated(problem) from error
+
+    def ask(self, question: Any) -> Any:
+        """Return what a call of librdkafka returns, its errors translated."""
+        try:
+            return question()
+        except KafkaException as error:
+            raise self.translated(error.args[0]) from error
+
+    def translated(self, error: KafkaError) -> OperatorError:
+        """Return our error for librdkafka's."""
+        if error.code() in _GONE:
+            return self.unknown_topic()
+        self._admin.poll(0)
+        known = f" ({self._trouble.str()})" if self._trouble is not None else ""
+        text = f"Kafka at {self.brokers}, topic '{self.topic}': {error.str()}{known}."
+        if error.code() in _REFUSED:
+            return OperatorError(text, hint="Correct the permissions, the limits, or stream: options:.")
+        if error.fatal() or error.code() == KafkaError._INVALID_ARG:
+            return OperatorError(text, hint="Correct stream: options:.")
+        return StoreUnavailable(text, hint="Check that the brokers run and can be reached from here.")
+
+    def unknown_topic(self) -> OperatorError:
+        """Return the error that there is no such topic."""
+        return OperatorError(
+            f"Kafka at {self.brokers} has no topic '{self.topic}'.",
+            hint=f"Create it with kafka-topics.sh --create --topic {self.topic}, or correct topic:.",
+        )
+
+    def _metadata(self) -> Any:
+        return self.ask(lambda: self._admin.list_topics(timeout=self.answer_within))
+
+    def _describe_topic(self) -> Any:
+        topics = TopicCollection([self.topic])
+        return self._admin.describe_topics(topics, request_timeout=self.answer_within)[self.topic].result()
+
+    def _client(self, kind: Any, role: str) -> Any:
+        properties = {
+            "log_level": 2,  # errors come through `error_cb`, not once per attempt to connect
+            **_DEFAULTS[role],
+            **({"delivery.timeout.ms": int(self.patience * 1000)} if role == "producer" else {}),
+            **self._options,
+            **_OURS[role],
+            "bootstrap.servers": self.brokers,
+            "error_cb": self._note,
+        }
+        try:
+            return kind(properties, logger=_LOGGER)
+        except KafkaException as error:
+            raise SpecError(
+                f"stream options: {error.args[0].str()}.", hint="They are the properties of librdkafka."
+            ) from error
+
+    def _note(self, error: KafkaError) -> None:
+        """Keep why brokers cannot be reached for our errors, and log each kind once in a row."""
+        if self._trouble is None or self._trouble.code() != error.code():
+            _LOGGER.warning("Kafka at %s: %s", self.brokers, error.str())
+        self._trouble = error
+
+    def _not_acknowledged(self, missing: list[int], failed: Mapping[int, KafkaError]) -> OperatorError:
+        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+        first = next(iter(failed.values()), None)
+        refused = next((error for error in failed.values() if error.code() in _REFUSED), None)
+        text = (
+            f"Kafka at {self.brokers}, topic '{self.topic}': {len(missing)} records were not acknowledged "
+            f"(numbers {shown} of the call): {(refused or first or 'no answer in time')}."
+        )
+        if refused is not None and len(failed) == len(missing):
+            return OperatorError(text, hint="Correct the records, or the broker's permissions or limits.")
+        return StoreUnavailable(text, hint="Append those again; a source with event_id: drops repeats.")
+
+
+class KafkaReader:
+    """Reads one partition of a topic: a `contracts.StreamReader`. Not thread-safe."""
+
+    def __init__(self, stream: KafkaStream, consumer: Consumer, partition: str, sequence: int | None) -> None:
+        self.partition = partition
+        self._stream = stream
+        self._consumer = consumer
+        self._prefix, _, number = partition.rpartition("/")
+        self._number = int(number)
+        low, high = self._watermarks()
+        self._next = low if sequence is None else sequence
+        self._check(low, high)
+        self._pending: KafkaError | None = None
+        self._alive = self._verified = time.monotonic()
+        self._assign()
+
+    def poll(self, max_records: int, timeout: float) -> RecordBatch | None:
+        """Return up to `max_records`, or None when nothing came within `timeout` seconds.
+
+        A batch without records says that the position moved over what is not read (transaction marks).
+        Raises StoreUnavailable when the broker has been silent for `unavailable_after`, OperatorError
+        when retention overtook the reader or the topic was deleted or recreated.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            if self._pending is not None:
+                error, self._pending = self._pending, None
+                self._raise_unless_passing(error)
+            left = max(deadline - time.monotonic(), 0.0)
+            messages = self._consumer.consume(max_records, 0)
+            if not messages:
+                first = self._consumer.poll(min(left, 1.0))
+                if first is not None:
+                    messages = [first, *self._consumer.consume(max_records - 1, 0)]
+            batch = self._batch(messages) if messages else None
+            if batch is not None:
+                return batch
+            self._check_silence()
+            if self._pending is None and time.monotonic() >= deadline:
+                return None
+
+    def end(self) -> int:
+        """Return the offset after the last record that can be read, asked of the broker."""
+        return self._stream.offsets(self._number, _LATEST)[0]
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._consumer.close()
+
+    def _assign(self) -> None:
+        self._consumer.assign([TopicPartition(self._stream.topic, self._number, self._next)])
+
+    def _batch(self, messages: Sequence[Message]) -> RecordBatch | None:
+        start, position = self._next, self._next
+        records = []
+        for message in messages:
+            error = message.error()
+            offset = message.offset()
+            if error is None and offset is not None:
+                kind, milliseconds = message.timestamp()
+                moment = milliseconds * 1000 if kind else None
+                records.append(Record(offset, moment, message.key(), message.value()))
+                position = offset + 1
+            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                position = max(position, offset or 0)
+            else:
+                self._pending = error
+                break
+        now = time.monotonic()
+        if self._pending is None or records:
+            self._alive = now
+        if position == start:
+            return None
+        if now - self._verified >= _VERIFY_SECONDS:
+            try:
+                self._verify()
+            except OperatorError:
+                self._assign()
+                raise
+        self._next = position
+        return RecordBatch(self.partition, records, position)
+
+    def _verify(self) -> None:
+        """Raise OperatorError when the topic is no longer the one that the partition's name tells.
+
+        A fetch that meets a deleted topic fails and waits `fetch.error.backoff.ms`, longer than
+        `_VERIFY_SECONDS`: what is fetched from a recreated topic is never handed out unverified.
+        """
+        prefix, _ = self._stream.describe()
+        if prefix != self._prefix:
+            raise OperatorError(
+                f"Topic '{self._stream.topic}' was recreated: its partitions are now {prefix}/…, "
+                f"while {self.partition} was being read (up to {self._next}).",
+                hint="Apply the source again so that it starts from the new topic.",
+            )
+        self._verified = time.monotonic()
+
+    def _check_silence(self) -> None:
+        """Ask the broker for a sign of life when there was none for long; compare what it holds."""
+        if time.monotonic() - self._alive < self._stream.patience - self._stream.answer_within:
+            return
+        self._verify()
+        self._check(*self._watermarks())
+        self._alive = time.monotonic()
+
+    def _raise_unless_passing(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            self._verify()
+            self._check(*self._watermarks())
+            raise StoreUnavailable(
+                f"{self.partition}: offset {self._next} could not be fetched ({error.str()}).",
+                hint="Open the reader again.",
+            )
+        if error.code() in _PERHAPS_GONE:
+            self._verify()
+        elif error.code() in _REFUSED or error.fatal():
+            raise self._stream.translated(error)
+        _LOGGER.warning("%s: %s; librdkafka tries again", self.partition, error.str())
+
+    def _watermarks(self) -> tuple[int, int]:
+        low, high = self._stream.offsets(self._number, _EARLIEST, _LATEST)
+        return low, high
+
+    def _check(self, low: int, high: int) -> None:
+        if self._next < low:
+            raise OperatorError(
+                f"{self.partition}: records {self._next} to {low - 1} are no longer in the topic "
+                "(retention deleted them before they were read).",
+                hint=f"Restore them from where they came, or accept the gap by starting from {low}; "
+                "a longer retention.ms keeps it from happening again.",
+            )
+        if self._next > high:
+            raise OperatorError(
+                f"{self.partition} ends at {high}, before the position {self._next} that was applied: "
+                "the topic was truncated or recreated.",
+                hint="Restore the topic, or apply the source again so that it starts from the new one.",
+            )
+
+
+def _isolation(options: Mapping[str, Any]) -> IsolationLevel:
+    uncommitted = options.get("isolation.level") == "read_uncommitted"
+    return IsolationLevel.READ_UNCOMMITTED if uncommitted else IsolationLevel.READ_COMMITTED
+
+
+def _topic_id(description: Any) -> str:
+    """Return the id as Kafka's tools print it (URL-safe), or `-` where the broker has none."""
+    text = str(description.topic_id)
+    return "-" if text == "A" * 22 else text.replace("+", "-").replace("/", "_")

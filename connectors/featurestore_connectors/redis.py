@@ -1,0 +1,277 @@
+"""The online store in Redis or Valkey, one server or a cluster (DESIGN 7).
+
+Layout, for a generation `g` and a shard `ss` in hex. The hash tag is the shard, so all that one script
+touches lies in one slot of a cluster::
+
+    fs:{ss}:g          hash: r = the shard's revision, p = its positions
+    fs:{ss}:g:<key>    hash: the fields of one entity
+
+A shard is written by one script call, which compares the revision first; the calls of several shards are
+sent together. Reads are HMGETs sent together, without a transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from redis.exceptions import NoPermissionError
+
+from featurestore.contracts import EntityRead, EntityWrite, ShardState
+from featurestore.errors import OperatorError
+from featurestore.keys import SHARDS
+from featurestore_connectors.redis_client import Command, RedisClient
+
+_OLDEST = (6, 2)
+_FAR = 1 << 53  # ms; PEXPIRE refuses what overflows, and a script must not fail half way
+_PAGE = 1000  # keys that one SCAN looks at
+_PAGES = 100  # of each server, for statistics
+_MEASURED = 200  # keys whose memory is asked for
+
+# ARGV: expected revision, new revision, positions, then per entity: expiry in ms or -1, how many arguments
+# of HSET, how many of HDEL, and those. Lua unpacks at most some 8000 values at once.
+_WRITE = """
+if (redis.call('HGET', KEYS[1], 'r') or '') ~= ARGV[1] then return 0 end
+local at = 4
+local function each(command, key, count)
+  for first = at, at + count - 1, 4000 do
+    redis.call(command, key, unpack(ARGV, first, math.min(first + 3999, at + count - 1)))
+  end
+  at = at + count
+end
+for i = 2, #KEYS do
+  local key, expiry, sets, deletes = KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  at = at + 3
+  each('HSET', key, sets)
+  each('HDEL', key, deletes)
+  if expiry == '-1' then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, expiry) end
+end
+redis.call('HSET', KEYS[1], 'r', ARGV[2], 'p', ARGV[3])
+return 1
+"""
+
+# ARGV, per entity: how many fields, and their names.
+_READ = """
+local answer, at = {redis.call('HMGET', KEYS[1], 'r', 'p')}, 1
+for i = 2, #KEYS do
+  local last, values = at + tonumber(ARGV[at]), {}
+  for first = at + 1, last, 4000 do
+    local part = redis.call('HMGET', KEYS[i], unpack(ARGV, first, math.min(first + 3999, last)))
+    for j = 1, #part do values[#values + 1] = part[j] end
+  end
+  answer[i], at = values, last + 1
+end
+return answer
+"""
+
+_SCRIPTS = {hashlib.sha1(text.encode()).hexdigest(): text for text in (_WRITE, _READ)}
+_WRITE_SHA, _READ_SHA = _SCRIPTS
+
+
+class RedisOnlineStore:
+    """An OnlineStore in Redis or Valkey, 6.2 or newer, whose maxmemory-policy is `noeviction`.
+
+    Config: `url`; `cluster` (false); `prefix` of every key (`fs`); `timeout` of connecting and of an answer
+    (`5s`); `connections`, the most that one event loop opens (64).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._client = RedisClient(config, _SCRIPTS)
+        self._prefix: str = config.get("prefix", "fs")
+
+    def read(self, generation: str, reads: Sequence[EntityRead]) -> list[list[bytes | None]]:
+        """Return each read's fields, in order, None where absent, in one round trip."""
+        return self.read_many([(generation, reads)])[0]
+
+    async def read_async(self, generation: str, reads: Sequence[EntityRead]) -> list[list[bytes | None]]:
+        """The same, without blocking the event loop."""
+        return (await self.read_many_async([(generation, reads)]))[0]
+
+    def read_many(
+        self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
+    ) -> list[list[list[bytes | None]]]:
+        """Return what `read` would for each (generation, reads), all in one round trip."""
+        return _shape(requests, self._client.execute(self._gets(requests)))
+
+    async def read_many_async(
+        self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
+    ) -> list[list[list[bytes | None]]]:
+        """The same, without blocking the event loop."""
+        return _shape(requests, await self._client.execute_async(self._gets(requests)))
+
+    def shards(self, generation: str, shards: Sequence[int]) -> list[ShardState]:
+        """Return the states of shards, in order, in one round trip."""
+        names = _names(self._prefix, generation)
+        return [_state(found) for found in self._client.execute([_get_state(names[s]) for s in shards])]
+
+    def read_for_write(
+        self, generation: str, reads: Mapping[int, Sequence[EntityRead]]
+    ) -> dict[int, tuple[ShardState, list[list[bytes | None]]]]:
+        """Return per shard its state and the fields; the state is read before the fields.
+
+        One server answers in order. A cluster that moves a slot may answer the state late, after fields
+        that are older, so there a script reads each shard (which costs the server twice as much).
+        """
+        names = _names(self._prefix, generation)
+        commands: list[Command] = []
+        if self._client.cluster:
+            for shard, entities in reads.items():
+                state, start = names[shard]
+                keys = [state, *(start + entity.key for entity in entities)]
+                fields = [part for entity in entities for part in (len(entity.fields), *entity.fields)]
+                commands.append(("EVALSHA", _READ_SHA, len(keys), *keys, *fields))
+            found = self._client.execute(commands)
+            return {s: (_state(answer[0]), answer[1:]) for s, answer in zip(reads, found, strict=True)}
+        for shard, entities in reads.items():
+            commands.append(_get_state(names[shard]))
+            commands += self._gets([(generation, entities)])
+        each = iter(self._client.execute(commands))
+        return {
+            shard: (_state(next(each)), [next(each) if entity.fields else [] for entity in entities])
+            for shard, entities in reads.items()
+        }
+
+    def write(
+        self,
+        generation: str,
+        writes: Sequence[tuple[int, bytes, bytes, bytes, Sequence[EntityWrite]]],
+    ) -> list[bool]:
+        """Write shards, each (shard, expected revision, new revision, positions, entities), atomically.
+
+        A shard whose revision is no longer the expected one is left alone: False in its place.
+        """
+        names = _names(self._prefix, generation)
+        commands: list[Command] = []
+        for shard, expected, revision, positions, entities in writes:
+            state, start = names[shard]
+            keys, arguments = [state], [expected, revision, positions]
+            for entity in entities:
+                keys.append(start + entity.key)
+                _add_arguments(arguments, entity)
+            commands.append(("EVALSHA", _WRITE_SHA, len(keys), *keys, *arguments))
+        return [written == 1 for written in self._client.execute(commands)]
+
+    def drop(self, generation: str) -> None:
+        """Delete all that the generation holds, the shards' states first: a write under way then fails."""
+        self._client.execute([("UNLINK", state) for state, _ in _names(self._prefix, generation)])
+        for node in self._client.nodes():
+            for page in self._pages(node, generation):
+                self._client.execute([("UNLINK", key) for key in page])
+
+    def statistics(self, generation: str) -> dict[str, int]:
+        """Return `entities`, counted on servers of up to 100,000 keys and else estimated, and `bytes`."""
+        entities = size = 0.0
+        for node in self._client.nodes():
+            total, sample, pages = self._client.on(node, "DBSIZE"), set[bytes](), 0
+            for page in self._pages(node, generation):
+                sample.update(page)
+                pages += 1
+                if pages == _PAGES:
+                    break
+            if sample:
+                here = len(sample) * (max(1.0, total / (pages * _PAGE)) if pages == _PAGES else 1.0)
+                some = random.Random(0).sample(sorted(sample), min(len(sample), _MEASURED))
+                used = [n for key in some if (n := self._client.on(node, "MEMORY USAGE", key))]
+                entities += here
+                size += here * sum(used) / max(len(used), 1)
+        return {"entities": round(entities), "bytes": round(size)}
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless the store answers; OperatorError where it would lose data.
+
+        That is a server which may evict keys, or is a replica, or is too old. A server that forbids INFO
+        passes.
+        """
+        self._client.execute([("HGET", _names(self._prefix, "ping")[0][0], "r")])
+        for node in self._client.nodes():
+            try:
+                self._check(self._client.on(node, "INFO"))
+            except OperatorError as error:
+                if not isinstance(error.__cause__, NoPermissionError):
+                    raise
+
+    def close(self) -> None:
+        """Release the threads' connections. An event loop's go when it ends, or with `aclose`."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """Release the connections of the running event loop."""
+        await self._client.aclose()
+
+    def _gets(self, requests: Sequence[tuple[str, Sequence[EntityRead]]]) -> list[Command]:
+        commands: list[Command] = []
+        for generation, reads in requests:
+            names = _names(self._prefix, generation)
+            for read in reads:
+                if read.fields:
+                    commands.append(("HMGET", names[read.shard][1] + read.key, *read.fields))
+        return commands
+
+    def _pages(self, node: Any, generation: str) -> Iterator[list[bytes]]:
+        """Yield the generation's entity keys on a server, in lists for each thousand keys looked at."""
+        pattern, cursor = f"{self._prefix}:{{*}}:{generation}:*", 0
+        while True:
+            cursor, page = self._client.on(node, "SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE)
+            yield page
+            if cursor == 0:
+                return
+
+    def _check(self, server: Mapping[str, Any]) -> None:
+        where = self._client.where
+        version = str(server.get("redis_version", ""))
+        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        if numbers and numbers < _OLDEST:
+            hint = "Run Redis 6.2 or newer, or Valkey."
+            raise OperatorError(f"Redis {version} is too old for the online store.", where=where, hint=hint)
+        policy = server.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise OperatorError(
+                f"The server's maxmemory-policy is {policy}: when memory runs short it drops features.",
+                where=where,
+                hint="Run CONFIG SET maxmemory-policy noeviction, and set it in the server's configuration.",
+            )
+        if server.get("role") == "slave" and not self._client.cluster:
+            raise OperatorError(
+                "The server is a replica, which takes no writes.", where=where, hint="Name the primary."
+            )
+
+
+@lru_cache(maxsize=256)
+def _names(prefix: str, generation: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return per shard the key of its state and the start of its entities' keys."""
+    for part in (prefix, generation):
+        if not re.fullmatch(r"[A-Za-z0-9_.@/=+-]+", part):
+            raise ValueError(f"{part!r} cannot be part of a key: letters, digits and _ . @ / = + - can.")
+    states = [f"{prefix}:{{{shard:02x}}}:{generation}".encode() for shard in range(SHARDS)]
+    return tuple((state, state + b":") for state in states)
+
+
+def _get_state(names: tuple[bytes, bytes]) -> Command:
+    return ("HMGET", names[0], "r", "p")
+
+
+def _state(found: Sequence[bytes | None]) -> ShardState:
+    return ShardState(found[0] or b"", found[1] or b"")
+
+
+def _add_arguments(arguments: list[Any], entity: EntityWrite) -> None:
+    sets: list[bytes] = []
+    deletes: list[bytes] = []
+    for name, value in entity.fields.items():
+        if value is None:
+            deletes.append(name)
+        else:
+            sets += (name, value)
+    expiry = -1 if entity.expire_ms is None else max(0, min(entity.expire_ms, _FAR))
+    arguments += (expiry, len(sets), len(deletes), *sets, *deletes)
+
+
+def _shape(
+    requests: Sequence[tuple[str, Sequence[EntityRead]]], answers: Sequence[list[bytes | None]]
+) -> list[list[list[bytes | None]]]:
+    each = iter(answers)
+    return [[next(each) if read.fields else [] for read in reads] for _, reads in requests]

@@ -1,0 +1,98 @@
+"""What the core asks of the batch engine, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import polars as pl
+
+from featurestore import instants, plans, tables
+from featurestore.contracts import BatchSource, OfflineTable
+from featurestore.online.writer import OnlineWriter
+from featurestore.plans import SetPlan, VectorPlan
+from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
+from featurestore_engines.batch.lookup import AT, QUERY, FrameReader, as_of_values
+from featurestore_engines.batch.materialize import Filled, fill
+from featurestore_engines.batch.training import Options, TrainingSet, training_set
+
+Progress = Callable[[int], None]
+"""Called with the number of rows just done."""
+
+
+class BatchEngine:
+    """Runs plans on files and frames. It keeps no state of its own."""
+
+    def __init__(self, clock: Callable[[], int] = instants.now) -> None:
+        self._clock = clock
+
+    def ingest(
+        self,
+        plan: SetPlan,
+        source: BatchSource,
+        table: OfflineTable,
+        dead_letters: OfflineTable,
+        *,
+        mode: Mode | None = None,
+        on_rows: Callable[[pl.DataFrame], None] | None = None,
+        progress: Progress | None = None,
+    ) -> IngestReport:
+        """Bring what is new in `source` into the set's offline table; the same input again is a no-op."""
+        run = Ingest(
+            plan, table, dead_letters, clock=self._clock, mode=mode, on_rows=on_rows, progress=progress
+        )
+        return run.run(source)
+
+    def fill(
+        self, plan: SetPlan, table: OfflineTable, writer: OnlineWriter, progress: Progress | None = None
+    ) -> Filled:
+        """Bring a generation of the online store up to the offline table."""
+        return fill(plan, table, writer, progress=progress)
+
+    def feed(
+        self, plan: SetPlan, table: OfflineTable, writer: OnlineWriter, progress: Progress | None = None
+    ) -> Filled:
+        """Bring ingested rows, not those of streams, into a generation."""
+
+        def batch_only(positions: Mapping[str, int]) -> dict[str, int]:
+            return {name: end for name, end in positions.items() if name == tables.BATCH}
+
+        return fill(plan, table, writer, partitions=batch_only, progress=progress)
+
+    def options(
+        self,
+        *,
+        event_time: str,
+        as_known: bool,
+        start: int | None,
+        end: int | None,
+        cut: Mapping[str, Mapping[str, int]] | None,
+    ) -> Options:
+        """Return how a training set is asked for."""
+        return Options(event_time, as_known, start, end, cut)
+
+    def training_set(
+        self,
+        plan: VectorPlan,
+        table: Callable[[SetPlan], OfflineTable],
+        rows: pl.DataFrame | None,
+        options: Options,
+    ) -> TrainingSet:
+        """Return the features of `rows`, each at its own instant."""
+        return training_set(plan, table, rows, options)
+
+    def preview(self, plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return keys, event time and all features of transformed rows, each at its own event time."""
+        asked = pl.DataFrame(
+            {
+                QUERY: pl.int_range(rows.height, dtype=pl.Int64, eager=True),
+                plans.KEY: rows[plans.KEY],
+                plans.SHARD: rows[plans.SHARD],
+                AT: rows[plans.EVENT_TIME].dt.epoch("us"),
+            }
+        )
+        aggregates = [a.name for a in plan.aggregates]
+        columns = [rows[key.column].alias(key.request_column) for key in plan.keys]
+        result = pl.DataFrame([*columns, rows[plans.EVENT_TIME].alias("event_time")])
+        plain = rows.select(pl.col(f.name) for f in plan.plain if f.name not in result.columns)
+        found = as_of_values(plan, FrameReader(rows), asked, aggregates) if aggregates else pl.DataFrame()
+        return pl.concat([result, plain, found], how="horizontal")

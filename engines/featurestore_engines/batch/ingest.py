@@ -1,0 +1,214 @@
+"""Ingest: what is new in a batch source, through the door and the steps, into the offline table.
+
+Each commit carries the rows, their consecutive positions in the partition `batch`, and how many rows of
+the input they came from. So a run that stops anywhere goes on where it stopped, the same input again
+changes nothing, and two runs at once do each other no harm.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import polars as pl
+import pyarrow as pa
+
+from featurestore import plans, tables
+from featurestore.contracts import BatchInput, BatchSource, OfflineTable
+from featurestore.errors import RequestError
+from featurestore.plans import SetPlan
+from featurestore.rows.door import admit
+from featurestore.rows.transform import transform
+
+COMMIT_ROWS = 1_000_000
+READ_ROWS = 131_072
+
+Mode = Literal["append"]
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. `counts` holds dead letters by reason, and what was counted but not refused."""
+
+    feature_set: str
+    inputs: int = 0
+    known_inputs: int = 0
+    rows_read: int = 0
+    rows_written: int = 0
+    rows_online: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str, number: int) -> None:
+        """Add to a count, which appears once it is not zero."""
+        if number:
+            self.counts[name] = self.counts.get(name, 0) + number
+
+
+@dataclass
+class _Chunk:
+    """Rows on their way into one commit."""
+
+    consumed: int
+    rows: pl.DataFrame
+    dead: pl.DataFrame
+    counts: dict[str, int]
+
+
+class Ingest:
+    """One run over a batch source into one feature set's table."""
+
+    def __init__(
+        self,
+        plan: SetPlan,
+        table: OfflineTable,
+        dead_letters: OfflineTable,
+        *,
+        clock: Callable[[], int],
+        mode: Mode | None = None,
+        on_rows: Callable[[pl.DataFrame], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._table = table
+        self._dead = dead_letters
+        self._clock = clock
+        self._mode = mode
+        self._on_rows = on_rows
+        self._progress = progress
+
+    def run(self, source: BatchSource) -> IngestReport:
+        """Ingest every input of the source that is not in the table yet.
+
+        Raises RequestError where a file's bytes changed in place, unless the mode is `append`.
+        """
+        report = IngestReport(self._plan.name)
+        inputs = source.inputs()
+        for item in inputs:
+            self._refuse_changed(item)
+        for item in inputs:
+            report.inputs += 1
+            if self._table.position(self._table.snapshot(), tables.input_done(item.digest)):
+                report.known_inputs += 1
+                continue
+            self._consume(source, item, report)
+        return report
+
+    def _refuse_changed(self, item: BatchInput) -> None:
+        seen = self._table.position(self._table.snapshot(), tables.input_name(item.name))
+        if seen and seen != _stamp(item) and self._mode is None:
+            raise RequestError(
+                f"'{item.name}' was ingested before with other contents.",
+                where=f"feature set '{self._plan.name}'",
+                hint="Put new rows into a new file, or add this one's rows as well with --mode append.",
+            )
+
+    def _consume(self, source: BatchSource, item: BatchInput, report: IngestReport) -> None:
+        position = tables.input_position(item.digest)
+        done = self._table.position(self._table.snapshot(), position)
+        for chunk in self._chunks(source, item, done):
+            if self._commit(item, chunk, done):
+                report.rows_read += chunk.consumed - done
+                report.rows_written += chunk.rows.height
+                for name, number in chunk.counts.items():
+                    report.count(name, number)
+                if self._on_rows is not None:
+                    self._on_rows(chunk.rows)
+            done = chunk.consumed
+        finished = {tables.input_done(item.digest): 1, tables.input_name(item.name): _stamp(item)}
+        while True:
+            snapshot = self._table.snapshot()
+            if snapshot is None:
+                empty = self._transformed(
+                    pl.DataFrame(schema={f.name: f.type.polars() for f in self._plan.source.schema}), 0
+                )
+                written = self._table.append(None, empty.rows.to_arrow(), finished | {tables.BATCH: 0})
+            else:
+                written = self._table.append(snapshot, _no_rows(self._table, snapshot), finished)
+            if written is not None:
+                return
+
+    def _chunks(self, source: BatchSource, item: BatchInput, done: int) -> Iterator[_Chunk]:
+        """Yield the input's rows from number `done` on, transformed, some `COMMIT_ROWS` at a time."""
+        parts: list[_Chunk] = []
+        waiting = 0
+        for batch in source.read(item, done, READ_ROWS):
+            frame = pl.from_arrow(pa.Table.from_batches([batch]))
+            assert isinstance(frame, pl.DataFrame)
+            parts.append(self._transformed(frame, done, item.name))
+            done += frame.height
+            waiting += parts[-1].rows.height
+            if self._progress is not None:
+                self._progress(frame.height)
+            if waiting >= COMMIT_ROWS:
+                yield _joined(parts)
+                parts, waiting = [], 0
+        if parts:
+            yield _joined(parts)
+
+    def _transformed(self, frame: pl.DataFrame, start: int, name: str = "") -> _Chunk:
+        numbered = frame.with_columns(
+            pl.lit(name, pl.String).alias(plans.PARTITION),
+            pl.int_range(start, start + frame.height, dtype=pl.Int64).alias(plans.SEQUENCE),
+        )
+        admitted = admit(self._plan.source, numbered, now=self._clock())
+        done = transform(self._plan, admitted.rows)
+        dead = pl.concat([admitted.rejected, done.rejected])
+        counts: dict[str, int] = {}
+        for name, number in [*admitted.counts.items(), *done.counts.items()]:
+            if name not in ("rows", "rejected") and number:
+                counts[name] = counts.get(name, 0) + number
+        for code, number in dead["code"].value_counts().iter_rows():
+            counts[code] = number
+        return _Chunk(start + frame.height, done.rows, dead, counts)
+
+    def _commit(self, item: BatchInput, chunk: _Chunk, done: int) -> bool:
+        """Commit a chunk that starts at row `done`; False where another run has committed it meanwhile."""
+        self._bury(item, chunk)
+        position = tables.input_position(item.digest)
+        while True:
+            snapshot = self._table.snapshot()
+            if self._table.position(snapshot, position) > done:
+                return False
+            start = self._table.position(snapshot, tables.BATCH)
+            end = start + chunk.rows.height
+            rows = chunk.rows.with_columns(
+                pl.lit(tables.BATCH).alias(plans.PARTITION),
+                pl.int_range(start, end, dtype=pl.Int64).alias(plans.SEQUENCE),
+            )
+            positions = {tables.BATCH: end, position: chunk.consumed}
+            if self._table.append(snapshot, rows.to_arrow(), positions) is not None:
+                return True
+
+    def _bury(self, item: BatchInput, chunk: _Chunk) -> None:
+        """Write the chunk's dead letters, unless an earlier try has."""
+        position = f"{tables.input_position(item.digest)}/{self._plan.name}"
+        while chunk.dead.height:
+            snapshot = self._dead.snapshot()
+            if self._dead.position(snapshot, position) >= chunk.consumed:
+                return
+            if self._dead.append(snapshot, chunk.dead.to_arrow(), {position: chunk.consumed}) is not None:
+                return
+
+
+def _joined(parts: list[_Chunk]) -> _Chunk:
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.counts.items():
+            counts[name] = counts.get(name, 0) + number
+    return _Chunk(
+        parts[-1].consumed,
+        pl.concat([part.rows for part in parts]),
+        pl.concat([part.dead for part in parts]),
+        counts,
+    )
+
+
+def _no_rows(table: OfflineTable, snapshot: object) -> pa.Table:
+    return table.lazy(snapshot, shards=(0, 0)).collect().to_arrow()  # type: ignore[arg-type]
+
+
+def _stamp(item: BatchInput) -> int:
+    """Return a number that tells an input's contents from others'."""
+    return zlib.crc32(item.digest.encode()) + 1

@@ -1,0 +1,309 @@
+"""Look-ups in a feature set's offline table: values as of instants, and rows by event id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from featurestore import plans, tables
+from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.inputs import PartsPlan
+from featurestore.aggregates.layout import Layout
+from featurestore.contracts import OfflineTable
+from featurestore.errors import OperatorError
+from featurestore.instants import LAST
+from featurestore.kernel import EntityRows, Rules, evaluate
+from featurestore.keys import SHARDS
+from featurestore.online.frames import entity_rows, order_columns
+from featurestore.plans import SetPlan
+from featurestore.types import DataType, Field
+
+QUERY, AT = "__query", "__at"
+_CODE = "__code"
+_ROWS_AT_ONCE = 16_000_000
+
+
+class TableReader:
+    """One version of an offline table, cut at positions; `positions` tells which."""
+
+    def __init__(self, table: OfflineTable, cut: Mapping[str, int] | None = None) -> None:
+        self._table = table
+        self._snapshot = table.snapshot()
+        self._cut = None if cut is None else dict(cut)
+        known = tables.row_partitions(table.positions(self._snapshot))
+        self.positions: dict[str, int] = known if self._cut is None else self._cut
+        if any(known.get(name, 0) < end for name, end in self.positions.items()):
+            raise OperatorError(
+                "The offline table holds less than the positions asked for.",
+                hint="Ingest what is missing, or restore the table.",
+            )
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written to the table."""
+        return self._snapshot is not None
+
+    def size(self) -> int:
+        """Return how many rows there are to read, at most."""
+        return 0 if self._snapshot is None else self._table.rows(self._snapshot)
+
+    def read(
+        self,
+        plan: SetPlan,
+        columns: Sequence[str] | None,
+        *,
+        shards: tuple[int, int] | None = None,
+        event_times: tuple[int, int] | None = None,
+        keys: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return rows with these columns and the store's own, optionally of these keys alone."""
+        assert self._snapshot is not None
+        present = self._table.lazy(self._snapshot).collect_schema().names()
+        names = [n for n in present if n.startswith("__") or columns is None or n in columns]
+        query = self._table.lazy(
+            self._snapshot,
+            names,
+            shards=shards,
+            cut=self._cut,
+            event_times=event_times,
+            schema=plan.columns,
+        )
+        if keys is not None:
+            query = query.join(keys.lazy(), on=plans.KEY, how="inner")
+        return query.collect()
+
+    def unique_rows(self, plan: SetPlan, event_times: tuple[int, int]) -> pl.DataFrame:
+        """Return the set's rows in [start, end), one per event id, by event time and row order."""
+        if self._snapshot is None:
+            raise OperatorError(
+                f"'{plan.name}' has no rows yet.", hint=f"Run: featurestore ingest {plan.name}"
+            )
+        frame = self.read(plan, None, event_times=event_times)
+        frame = frame.sort([plans.EVENT_TIME, plans.KEY, *order_columns(frame)[1:]])
+        return _one_per_id(plan, frame)
+
+
+class FrameReader:
+    """Transformed rows in memory, read as a table is."""
+
+    exists = True
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._rows = rows
+
+    def size(self) -> int:
+        """Return how many rows there are."""
+        return self._rows.height
+
+    def read(
+        self,
+        plan: SetPlan,  # noqa: ARG002
+        columns: Sequence[str] | None,
+        *,
+        shards: tuple[int, int] | None = None,
+        event_times: tuple[int, int] | None = None,
+        keys: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return rows as `TableReader.read` does."""
+        rows = self._rows
+        rows = rows.select(n for n in rows.columns if n.startswith("__") or columns is None or n in columns)
+        if shards is not None:
+            rows = rows.filter(pl.col(plans.SHARD).is_between(shards[0], shards[1] - 1))
+        if event_times is not None:
+            at = pl.col(plans.EVENT_TIME).dt.epoch("us")
+            rows = rows.filter((at >= event_times[0]) & (at < event_times[1]))
+        return rows if keys is None else rows.join(keys, on=plans.KEY, how="inner")
+
+
+def _one_per_id(plan: SetPlan, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return sorted rows without those whose id another one stands for (DESIGN 3.8)."""
+    if plans.EVENT_ID not in frame.columns:
+        return frame
+    keep = "last" if plan.source.on_duplicate == "replace" else "first"
+    return frame.unique([plans.KEY, plans.EVENT_TIME, plans.EVENT_ID], keep=keep, maintain_order=True)  # type: ignore[arg-type]
+
+
+def as_of_values(
+    plan: SetPlan,
+    reader: TableReader | FrameReader,
+    asked: pl.DataFrame,
+    features: Sequence[str],
+    *,
+    as_known: bool = False,
+    extra: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Return the features for each row of `asked`, in its order.
+
+    `asked` has `__query` (0 … n-1), `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are
+    rows of the set, with `__query`, that their own question sees whether the table has them or not. Rows are
+    read by key; tables past some millions of rows a range of shards at a time.
+    """
+    aggregates = tuple(a for a in plan.aggregates if a.name in set(features))
+    plain = [f for f in plan.plain if f.name in set(features)]
+    layout = Layout.of(aggregates)
+    parts = PartsPlan.of(layout.inputs)
+    rules = Rules(layout, plan.left_closed, plan.ttl, plan.source.on_duplicate == "replace")
+    columns = _columns(parts, [f.name for f in plain])
+    pieces = []
+    for shards in _ranges(reader.size()):
+        part = (
+            asked
+            if shards is None
+            else asked.filter(pl.col(plans.SHARD).is_between(shards[0], shards[1] - 1))
+        )
+        if not part.height:
+            continue
+        keys = part.select(plans.KEY).drop_nulls().unique().with_row_index(_CODE)
+        keys = keys.with_columns(pl.col(_CODE).cast(pl.Int64))
+        coded = part.join(keys, on=plans.KEY, how="left", maintain_order="left")
+        known = _rows(plan, reader, columns, shards, keys, coded, extra)
+        codes = coded[_CODE].fill_null(keys.height).to_numpy()
+        rows = entity_rows(parts, known, known[_CODE].to_numpy(), keys.height + 1, len(layout.inputs))
+        more = None if extra is None else _extra_rows(parts, extra, coded, len(layout.inputs))
+        answer = evaluate(rows, codes, coded[AT].to_numpy(), rules, as_known=as_known, extra=more)
+        pieces.append(_piece(part, known, answer.row, answer.expired, plain, layout, answer.aggregates))
+    blank = asked.filter(pl.col(plans.SHARD).is_null()) if len(pieces) > 1 else asked.clear()
+    if blank.height:
+        pieces.append(_unknown(blank, plan, features))
+    if not pieces:
+        return pl.DataFrame(schema={f: _type(plan, f).polars() for f in features})
+    return pl.concat(pieces, how="diagonal").sort(QUERY).drop(QUERY)
+
+
+def matched_rows(plan: SetPlan, reader: TableReader, base: pl.DataFrame, feature: str) -> pl.DataFrame:
+    """Return `__query` and the feature's value in the row of the same event as each base row."""
+    identity = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID]
+    if not reader.exists or not base.height:
+        return pl.DataFrame(schema={QUERY: pl.Int64, feature: _type(plan, feature).polars()})
+    times = base[plans.EVENT_TIME].dt.epoch("us")
+    low, high = times.min(), times.max()
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    bounds = (low, min(high, LAST - 1) + 1)
+    keys = base.select(plans.KEY).unique()
+    rows = reader.read(plan, [feature], event_times=bounds, keys=keys)
+    rows = _one_per_id(plan, rows.sort([plans.KEY, *order_columns(rows)]))
+    return (
+        base.select(QUERY, *identity)
+        .join(rows.select(*identity, feature), on=identity, how="inner")
+        .drop(identity)
+    )
+
+
+def _columns(parts: PartsPlan, plain: list[str]) -> list[str]:
+    names = dict.fromkeys(plain)
+    names.update(dict.fromkeys(name for name, _ in parts.columns))
+    names.update(dict.fromkeys(by for by, _ in parts.categories))
+    for condition in parts.conditions:
+        names.update(dict.fromkeys(sorted(condition.columns)))
+    return list(names)
+
+
+def _ranges(rows: int) -> Iterator[tuple[int, int] | None]:
+    """Yield ranges of shards with some `_ROWS_AT_ONCE` rows each; None for all at once."""
+    parts = min(SHARDS, 1 << (rows // _ROWS_AT_ONCE).bit_length())
+    if parts == 1:
+        yield None
+        return
+    step = SHARDS // parts
+    for low in range(0, SHARDS, step):
+        yield low, low + step
+
+
+def _rows(
+    plan: SetPlan,
+    reader: TableReader | FrameReader,
+    columns: list[str],
+    shards: tuple[int, int] | None,
+    keys: pl.DataFrame,
+    asked: pl.DataFrame,
+    extra: pl.DataFrame | None,
+) -> pl.DataFrame:
+    """Return the table's rows of these keys, coded and in order; none, of their shape, where it has none."""
+    if not reader.exists:
+        if extra is None:
+            schema = {f.name: f.type.polars() for f in plan.columns} | _store_schema(plan)
+            return pl.DataFrame(schema=schema | {_CODE: pl.Int64})
+        return extra.clear().with_columns(pl.lit(0, pl.Int64).alias(_CODE))
+    last = asked[AT].max()
+    assert isinstance(last, int)
+    frame = reader.read(plan, columns, shards=shards, event_times=(-(2**62), min(last, LAST) + 1), keys=keys)
+    return frame.sort([_CODE, *order_columns(frame)])
+
+
+def _store_schema(plan: SetPlan) -> dict[str, pl.DataType]:
+    instant = pl.Datetime("us", "UTC")
+    schema: dict[str, pl.DataType] = {
+        plans.EVENT_TIME: instant,
+        plans.INGEST_TIME: instant,
+        plans.ROW_HASH: pl.Int64(),
+    }
+    if plan.source.order_by is not None:
+        schema[plans.ORDER] = pl.Int64()
+    if plan.source.event_id:
+        schema[plans.EVENT_ID] = pl.Int64()
+    return schema
+
+
+def _extra_rows(parts: PartsPlan, extra: pl.DataFrame, asked: pl.DataFrame, inputs: int) -> EntityRows:
+    """Return the extra rows of the questions asked, coded by the question's place; none without an entity."""
+    extra = extra.filter(pl.col(plans.KEY).is_not_null())
+    places = asked.select(QUERY).with_row_index("__place")
+    mine = extra.join(places, on=QUERY, how="inner").sort("__place")
+    return entity_rows(parts, mine, mine["__place"].cast(pl.Int64).to_numpy(), asked.height, inputs)
+
+
+def _piece(
+    asked: pl.DataFrame,
+    rows: pl.DataFrame,
+    newest: np.ndarray,
+    expired: np.ndarray,
+    plain: Sequence[Field],
+    layout: Layout,
+    aggregates: Sequence[Finished],
+) -> pl.DataFrame:
+    columns = [asked[QUERY]]
+    if plain:
+        index = pl.Series(np.where((newest < 0) | expired, -1, newest))
+        index = index.set(index < 0, None)
+        columns += [rows[f.name].gather(index) for f in plain]
+    for output, (values, found) in zip(layout.outputs, aggregates, strict=True):
+        columns.append(_series(output.name, values, found, output.type))
+    return pl.DataFrame(columns)
+
+
+def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
+    """Return finished values as a column of their type, null where not found."""
+    if values.dtype == object:
+        items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
+        items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]
+        if kind.name == "list" and kind.item is not None:
+            physical = {"bool": pl.Int64(), "date": pl.Int64(), "timestamp": pl.Int64()}
+            series = pl.Series(name, items, pl.List(physical.get(kind.item.name, kind.item.polars())))
+            if kind.item.name == "date":
+                series = series.cast(pl.List(pl.Int32))
+            return series.cast(kind.polars())
+        return pl.Series(name, items, kind.polars())
+    series = pl.Series(name, values)
+    if kind.name == "date":
+        series = series.cast(pl.Int32)
+    series = series.cast(kind.polars())
+    return series if found.all() else series.set(pl.Series(~found), None)
+
+
+def _unknown(asked: pl.DataFrame, plan: SetPlan, features: Sequence[str]) -> pl.DataFrame:
+    """Return what questions without an entity see: no row, and empty windows."""
+    blank = asked.with_columns(pl.lit(0, pl.Int16).alias(plans.SHARD))
+    rows = pl.DataFrame(schema={f.name: f.type.polars() for f in plan.columns} | _store_schema(plan))
+    layout = Layout.of(tuple(a for a in plan.aggregates if a.name in set(features)))
+    parts = PartsPlan.of(layout.inputs)
+    empty = entity_rows(parts, rows, np.zeros(0, np.int64), 1, len(layout.inputs))
+    answer = evaluate(empty, np.zeros(blank.height, np.int64), blank[AT].to_numpy(), Rules(layout))
+    plain = [f for f in plan.plain if f.name in set(features)]
+    return _piece(blank, rows, answer.row, answer.expired, plain, layout, answer.aggregates)
+
+
+def _type(plan: SetPlan, feature: str) -> DataType:
+    return next(f.type for f in plan.features if f.name == feature)

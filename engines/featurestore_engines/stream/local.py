@@ -1,0 +1,122 @@
+"""The plain runner: one process, one loop, the same operators as on Bytewax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import Event
+
+from featurestore import instants
+from featurestore.contracts import StreamReader, StreamSource
+from featurestore_engines.stream.patience import Patience
+from featurestore_engines.stream.pipeline import (
+    Counts,
+    Job,
+    OfflineSink,
+    OnlineSink,
+    Preparation,
+    StreamEngine,
+    from_landing,
+)
+
+MAX_RECORDS = 20_000
+POLL_SECONDS = 0.05
+
+
+class Loop:
+    """One source's stream in this thread: reads every partition in turn, applies, commits."""
+
+    def __init__(
+        self,
+        job: Job,
+        source: StreamSource,
+        counts: Counts | None = None,
+        clock: Callable[[], int] = instants.now,
+    ) -> None:
+        self.counts = Counts() if counts is None else counts
+        self._job = job
+        self._source = source
+        self._preparation = Preparation(job, clock)
+        self._offline = OfflineSink(job, self.counts)
+        self._online = OnlineSink(job, self.counts)
+        self._readers: list[StreamReader] = []
+        self._reached: dict[str, int] = {}
+
+    def __enter__(self) -> Loop:
+        """Bring tables up to landing, and open every partition where the furthest store behind needs it."""
+        from_landing(self._job)
+        self._reached = {partition: self._job.start(partition) for partition in self._source.partitions()}
+        self._readers = [
+            self._source.reader(partition, start or None) for partition, start in self._reached.items()
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._readers:
+            reader.close()
+
+    def step(self) -> int:
+        """Read each partition once, apply what came, commit when due; return how many records."""
+        records = 0
+        for reader in self._readers:
+            batch = reader.poll(MAX_RECORDS, POLL_SECONDS / len(self._readers))
+            if batch is None:
+                continue
+            prepared = self._preparation.prepare(batch)
+            for target, rows in prepared.sets.items():
+                self._online.apply(target, rows, {prepared.partition: prepared.next_sequence})
+            self._offline.add(prepared)
+            self._reached[batch.partition] = batch.next_sequence
+            records += len(batch.records)
+        if self._offline.is_due():
+            self.flush()
+        return records
+
+    def drain(self, until: Mapping[str, int] | None = None) -> None:
+        """Apply and commit everything up to `until`; without it, what the partitions hold now."""
+        ends = {reader.partition: reader.end() for reader in self._readers} if until is None else until
+        while any(self._reached[partition] < end for partition, end in ends.items()):
+            self.step()
+        self.flush()
+
+    def flush(self) -> None:
+        """Commit what was read, then let idle shards know."""
+        done = self._offline.flush()
+        if done:
+            self._online.checkpoint(done)
+
+
+def drain(job: Job, source: StreamSource, until: Mapping[str, int] | None = None) -> Counts:
+    """Apply everything up to `until` (default: what the topic holds now), commit it, and return.
+
+    Raises StoreUnavailable where a store does not answer; calling again goes on from there.
+    """
+    with Loop(job, source) as loop:
+        loop.drain(until)
+        return loop.counts
+
+
+def run(
+    job: Callable[[], Job],
+    source: StreamSource,
+    stop: Event,
+    *,
+    changed: Callable[[], bool],
+    counts: Counts,
+    workers: int = 1,
+) -> None:
+    """Run until `stop` is set, then commit what was read. One thread, whatever `workers` says.
+
+    `job` is asked for at the start and again whenever `changed()` says that there is another one. A store
+    or a broker that does not answer is tried again for a while, then StoreUnavailable is raised.
+    """
+    del workers
+    patience = Patience(stop)
+    while not stop.is_set():
+        with patience, Loop(job(), source, counts) as loop:
+            while not stop.is_set() and not changed():
+                loop.step()
+                patience.succeeded()
+            loop.flush()
+
+
+ENGINE = StreamEngine(run, drain)

@@ -1,0 +1,275 @@
+"""What a stream does with records, whatever runs it: decode, door, landing, steps, offline and online.
+
+`Preparation` turns a batch of records into rows; it has no state. `OfflineSink` gathers rows and commits
+them with their positions. `OnlineSink` writes shards. Runners (`local`, `bytewax`) only move what these
+make, so that another engine can take their place.
+
+Every store remembers for itself how far it has applied each partition and drops what it has, so a crash
+anywhere, a replay or a second stream changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import polars as pl
+import pyarrow as pa
+
+from featurestore import plans
+from featurestore.contracts import OfflineTable, RecordBatch
+from featurestore.keys import SHARDS
+from featurestore.online.writer import OnlineWriter
+from featurestore.plans import SetPlan, SourcePlan
+from featurestore.rows.door import admit
+from featurestore.rows.json import decode
+from featurestore.rows.transform import transform
+
+FLUSH_ROWS = 250_000
+FLUSH_SECONDS = 60.0
+LANDING = "landing"
+DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One feature set that a stream keeps: its offline table and the generations that it feeds."""
+
+    plan: SetPlan
+    table: OfflineTable
+    writers: tuple[OnlineWriter, ...]
+
+    @property
+    def name(self) -> str:
+        """The set and the version of its state."""
+        return f"{self.plan.name}-{self.plan.rows_fingerprint}-{self.plan.state_fingerprint}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stream source and the feature sets that it keeps."""
+
+    source: SourcePlan
+    targets: tuple[Target, ...]
+    landing: OfflineTable
+    dead_letters: OfflineTable
+
+    def start(self, partition: str) -> int:
+        """Return the lowest position of the partition in any store: where reading begins."""
+        positions = [
+            self.landing.position(self.landing.snapshot(), partition),
+            self.dead_letters.position(self.dead_letters.snapshot(), partition),
+        ]
+        for target in self.targets:
+            positions.append(target.table.position(target.table.snapshot(), partition))
+            positions += [writer.lowest(partition) for writer in target.writers]
+        return min(positions)
+
+
+class Counts:
+    """What went through a stream since it started; safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._numbers: dict[str, int] = {}
+
+    def add(self, **numbers: int) -> None:
+        """Add to the counts of these names."""
+        with self._lock:
+            for name, number in numbers.items():
+                self._numbers[name] = self._numbers.get(name, 0) + number
+
+    def __getitem__(self, name: str) -> int:
+        return self._numbers.get(name, 0)
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed."""
+        with self._lock:
+            return dict(self._numbers)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Consecutive records of one partition as rows: for landing, for each target, and dead letters."""
+
+    partition: str
+    next_sequence: int
+    records: int
+    landing: pl.DataFrame
+    dead: pl.DataFrame
+    sets: dict[str, pl.DataFrame]
+
+
+class Preparation:
+    """Turns records into rows of every target."""
+
+    def __init__(self, job: Job, clock: Callable[[], int]) -> None:
+        self._job = job
+        self._clock = clock
+
+    def prepare(self, batch: RecordBatch) -> Prepared:
+        """Return the records' rows and dead letters. One bad record costs only itself."""
+        frame, malformed = decode(self._job.source, batch)
+        now = self._clock()
+        admitted = admit(self._job.source, frame, now=now)
+        instant = pl.lit(now).cast(pl.Datetime("us", "UTC"))
+        dead = [malformed.with_columns(pl.col("ingest_time").fill_null(instant)), admitted.rejected]
+        sets: dict[str, pl.DataFrame] = {}
+        by_rows: dict[str, pl.DataFrame] = {}
+        for target in self._job.targets:
+            fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
+            if fingerprint not in by_rows:
+                done = transform(target.plan, admitted.rows)
+                by_rows[fingerprint] = done.rows
+                dead.append(done.rejected)
+            sets[target.name] = by_rows[fingerprint]
+        return Prepared(
+            batch.partition, batch.next_sequence, len(batch.records), admitted.rows, pl.concat(dead), sets
+        )
+
+
+class OfflineSink:
+    """Gathers rows and commits them, with positions, to landing, the sets' tables and the dead letters."""
+
+    def __init__(self, job: Job, counts: Counts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tables: dict[str, OfflineTable] = {LANDING: job.landing, DEAD_LETTERS: job.dead_letters}
+        for target in job.targets:
+            self._tables.setdefault(_rows_name(target), target.table)
+        self._targets = {_rows_name(target): target.name for target in job.targets}
+        self._waiting: dict[str, list[pl.DataFrame]] = {name: [] for name in self._tables}
+        self._positions: dict[str, int] = {}
+        self._counts = counts
+        self._clock = clock
+        self._rows = 0
+        self._since = clock()
+
+    def add(self, prepared: Prepared) -> None:
+        """Take rows; they are not durable yet."""
+        if not self._positions:
+            self._since = self._clock()
+        self._waiting[LANDING].append(prepared.landing)
+        self._waiting[DEAD_LETTERS].append(prepared.dead)
+        for name, target in self._targets.items():
+            self._waiting[name].append(prepared.sets[target])
+        self._positions[prepared.partition] = max(
+            prepared.next_sequence, self._positions.get(prepared.partition, 0)
+        )
+        self._rows += prepared.records
+        reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
+        self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
+
+    def due_in(self) -> float | None:
+        """Return the seconds until a commit is due by time; None where nothing waits."""
+        return FLUSH_SECONDS - (self._clock() - self._since) if self._positions else None
+
+    def is_due(self) -> bool:
+        """Whether a commit is due, by rows or by time."""
+        due_in = self.due_in()
+        return self._rows >= FLUSH_ROWS or (due_in is not None and due_in <= 0)
+
+    def flush(self) -> dict[str, int]:
+        """Commit everything gathered; return the positions that are durable now."""
+        done = self._positions
+        if done:
+            for name, table in self._tables.items():
+                self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
+                self._waiting[name] = []
+            self._positions = {}
+        self._rows = 0
+        return done
+
+
+class OnlineSink:
+    """Writes a target's rows to the generations that it feeds."""
+
+    def __init__(self, job: Job, counts: Counts) -> None:
+        self._writers = {target.name: target.writers for target in job.targets}
+        self._counts = counts
+
+    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int]) -> None:
+        """Apply rows of whole shards, up to the positions."""
+        for writer in self._writers[target]:
+            applied = writer.apply(rows, positions)
+            self._counts.add(applied=applied.rows, duplicates=applied.duplicates, conflicts=applied.conflicts)
+
+    def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
+        """Record positions in these shards, those without rows included."""
+        for writers in self._writers.values():
+            for writer in writers:
+                writer.checkpoint(positions, shards)
+
+
+def commit(table: OfflineTable, rows: pl.DataFrame, positions: Mapping[str, int]) -> int:
+    """Commit the rows that the table lacks, and positions; return how many rows were new.
+
+    Reads the positions and commits on one snapshot; reads again when another commit came first. The rows
+    have `__partition` and `__sequence`, or the dead letters' `partition` and `sequence`.
+    """
+    partition, sequence = (
+        (plans.PARTITION, plans.SEQUENCE) if plans.PARTITION in rows.columns else ("partition", "sequence")
+    )
+    while True:
+        snapshot = table.snapshot()
+        known = {name: table.position(snapshot, name) for name in positions}
+        fresh = {name: end for name, end in positions.items() if end > known[name]}
+        if not fresh:
+            return 0
+        lacking = rows
+        if any(known.values()):
+            floor = pl.col(partition).replace_strict(
+                list(known), list(known.values()), default=0, return_dtype=pl.Int64
+            )
+            lacking = rows.filter(pl.col(sequence) >= floor)
+        data: pa.Table = lacking.to_arrow(compat_level=pl.CompatLevel.oldest())
+        if table.append(snapshot, data, fresh) is not None:
+            return lacking.height
+
+
+def from_landing(job: Job) -> int:
+    """Bring tables that lack rows which landing has up to it, without the broker; return the rows added."""
+    snapshot = job.landing.snapshot()
+    if snapshot is None:
+        return 0
+    added = 0
+    for partition, end in job.landing.positions(snapshot).items():
+        for target in job.targets:
+            low = target.table.position(target.table.snapshot(), partition)
+            while low < end:
+                high = min(low + FLUSH_ROWS, end)
+                landed = job.landing.lazy(
+                    snapshot, cut={partition: high}, since={partition: low}, schema=job.source.schema
+                )
+                added += commit(
+                    target.table, transform(target.plan, landed.collect()).rows, {partition: high}
+                )
+                low = high
+    return added
+
+
+def _rows_name(target: Target) -> str:
+    return f"{target.plan.name}-{target.plan.rows_fingerprint}"
+
+
+@dataclass(frozen=True)
+class StreamEngine:
+    """What the core asks of a stream engine: how it runs jobs, and how it drains one in place."""
+
+    run: Callable[..., None]
+    drain: Callable[..., Counts]
+
+    @staticmethod
+    def counts() -> Counts:
+        """Return counts to hand to `run`."""
+        return Counts()
+
+    @staticmethod
+    def job(
+        source: SourcePlan,
+        targets: Sequence[tuple[SetPlan, OfflineTable, tuple[OnlineWriter, ...]]],
+        landing: OfflineTable,
+        dead_letters: OfflineTable,
+    ) -> Job:
+        """Return the job of a source and the sets that it keeps."""
+        return Job(source, tuple(Target(*target) for target in targets), landing, dead_letters)

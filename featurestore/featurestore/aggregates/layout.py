@@ -1,0 +1,87 @@
+"""What a feature set's aggregations need: distinct inputs, states and windows, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from featurestore.aggregates.arrays import Array, Partial
+from featurestore.aggregates.functions import FUNCTIONS, Finished
+from featurestore.aggregates.states import State
+from featurestore.plans import AggregateColumn, Input, Window
+from featurestore.types import DataType
+
+
+@dataclass(frozen=True)
+class StateUse:
+    """One kind of state over one input; `windows` are those that some output needs of it."""
+
+    input: int
+    state: State
+    windows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One aggregated feature: the states it finishes from, and its window."""
+
+    name: str
+    function: str
+    uses: tuple[int, ...]
+    window: int
+    type: DataType
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Inputs, states, windows and outputs of aggregations, in the order of their declaration."""
+
+    inputs: tuple[Input, ...]
+    uses: tuple[StateUse, ...]
+    windows: tuple[Window, ...]
+    outputs: tuple[Output, ...]
+
+    @staticmethod
+    def of(aggregates: tuple[AggregateColumn, ...]) -> Layout:
+        """Return the layout of these aggregated features."""
+        inputs: dict[Input, int] = {}
+        windows: dict[Window, int] = {}
+        uses: dict[tuple[int, str], int] = {}
+        states: list[tuple[int, State, set[int]]] = []
+        outputs = []
+        for aggregate in aggregates:
+            source = inputs.setdefault(aggregate.input, len(inputs))
+            window = windows.setdefault(aggregate.window, len(windows))
+            needed = []
+            for state in FUNCTIONS[aggregate.function].states(aggregate.input.type, aggregate.k):
+                use = uses.setdefault((source, state.name), len(uses))
+                if use == len(states):
+                    states.append((source, state, set()))
+                states[use][2].add(window)
+                needed.append(use)
+            outputs.append(Output(aggregate.name, aggregate.function, tuple(needed), window, aggregate.type))
+        return Layout(
+            tuple(inputs),
+            tuple(StateUse(source, state, tuple(sorted(used))) for source, state, used in states),
+            tuple(windows),
+            tuple(outputs),
+        )
+
+    def finish(self, partial: Callable[[int, int], Partial]) -> list[Finished]:
+        """Return each output's values and validity; `partial(use, window)` gives the states."""
+        return [
+            FUNCTIONS[output.function].finish([partial(use, output.window) for use in output.uses])
+            for output in self.outputs
+        ]
+
+
+@dataclass(frozen=True)
+class Values:
+    """An input over rows, without what does not count: `values[prefix[i]:prefix[j]]` are rows i to j's."""
+
+    values: Array
+    prefix: Array | None  # None where every row counts
+
+    def rank(self, index: Array) -> Array:
+        """Return positions in `values` for positions among the rows."""
+        return index if self.prefix is None else self.prefix[index]

@@ -1,0 +1,142 @@
+"""Applied versions, resolved and compiled: what a name, a tag or a fingerprint stands for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from featurestore.compiler import CompiledProject, compile_bundle, compile_declarations
+from featurestore.environment import Environment
+from featurestore.errors import OperatorError
+from featurestore.plans import SetPlan, SourcePlan, VectorPlan
+from featurestore.specs import FeatureVector, Loaded, Origin
+
+if TYPE_CHECKING:
+    from featurestore.registry.versions import Version
+
+SERVING_SECONDS = 2.0
+"""How long the generation that serves a set is used before the registry is asked again."""
+
+DECLARATIONS = "declarations"
+
+
+class Catalog:
+    """Plans of applied versions. A version never changes, so each is compiled once."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._compiled: dict[tuple[str, str, str], CompiledProject] = {}
+        self._serving: dict[tuple[str, str], tuple[float, str]] = {}
+
+    def feature_set(self, reference: str) -> SetPlan:
+        """Return the plan of a feature set: `name`, `name@tag` or `name@fingerprint`."""
+        version = self._resolve("FeatureSet", reference)
+        return self._compile(version).feature_set(version.name)
+
+    def vector(self, reference: str) -> VectorPlan:
+        """Return the plan of a feature vector: `name`, `name@tag` or `name@fingerprint`."""
+        version = self._resolve("FeatureVector", reference)
+        return self._compile(version).vector(version.name)
+
+    def selection(self, features: list[str]) -> VectorPlan:
+        """Return the plan of a vector of references such as `set.feature`, over the latest sets."""
+        names = sorted({reference.split(".", 1)[0] for reference in features if "." in reference})
+        loaded: list[Loaded] = []
+        seen: set[tuple[str, str]] = set()
+        for name in names:
+            version = self._resolve("FeatureSet", name)
+            for key, item in self._compile(version).declarations.items():
+                if key not in seen:
+                    seen.add(key)
+                    loaded.append(Loaded(item, Origin(f"{key[0]} '{key[1]}'")))
+        vector = FeatureVector(name="selection", features=tuple(features))
+        loaded.append(Loaded(vector, Origin("features")))
+        return compile_declarations(self._environment.project, loaded).vector("selection")
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of the applied objects of a kind."""
+        state = self._environment.registry.state(self._environment.project)
+        return sorted(name for found, name in state if found == kind)
+
+    def live_sets(self, name: str | None = None) -> list[SetPlan]:
+        """Return the set versions that are kept current: the latest, and those that live vectors pin.
+
+        A vector is live in its latest version and in those with a tag.
+        """
+        registry, project = self._environment.registry, self._environment.project
+        found: dict[tuple[str, str, str], SetPlan] = {}
+
+        def add(plan: SetPlan) -> None:
+            if name is None or plan.name == name:
+                found.setdefault((plan.name, plan.rows_fingerprint, plan.state_fingerprint), plan)
+
+        for known in self.names("FeatureSet"):
+            add(self.feature_set(known))
+        for vector in self.names("FeatureVector"):
+            for fingerprint in set(registry.tags(project, "FeatureVector", vector).values()):
+                plan = self.vector(f"{vector}@{fingerprint}")
+                for used in sets_of(plan):
+                    add(used)
+        if name is not None and not found:
+            self.feature_set(name)
+        return list(found.values())
+
+    def source(self, name: str) -> SourcePlan:
+        """Return the plan of an applied source."""
+        version = self._resolve("Source", name)
+        return self._compile(version).sources[version.name]
+
+    def serving(self, plan: SetPlan) -> str:
+        """Return the generation that serves a set's version now. Raises OperatorError where none does."""
+        key = (plan.name, plan.state_fingerprint)
+        known = self._serving.get(key)
+        if known is not None and time.monotonic() - known[0] < SERVING_SECONDS:
+            return known[1]
+        environment = self._environment
+        found = environment.registry.serving_generation(
+            environment.project, *key, environment.online_identity
+        )
+        if found is None:
+            raise OperatorError(
+                f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",
+                hint=f"Run: featurestore materialize {plan.name}",
+            )
+        self._serving[key] = (time.monotonic(), found.id)
+        return found.id
+
+    def forget(self) -> None:
+        """Ask the registry anew for what serves."""
+        self._serving.clear()
+
+    def _resolve(self, kind: str, reference: str) -> Version:
+        environment = self._environment
+        version: Version = environment.registry.resolve(environment.project, kind, reference)
+        return version
+
+    def _compile(self, version: Version) -> CompiledProject:
+        key = (version.kind, version.name, version.fingerprint)
+        if key not in self._compiled:
+            self._compiled[key] = compile_bundle(version.bundle[DECLARATIONS], self._fits(version))
+        return self._compiled[key]
+
+    def _fits(self, version: Version) -> dict[str, Any]:
+        if version.kind != "FeatureVector":
+            return {}
+        registry, project = self._environment.registry, self._environment.project
+        pins = registry.pins(project, version.name, version.fingerprint)
+        if pins is None:
+            return {}
+        return {name: registry.fit(project, fit).values for name, fit in pins.fits.items()}
+
+
+def sets_of(plan: VectorPlan) -> list[SetPlan]:
+    """Return the set plans that a vector reads, each once."""
+    found: dict[tuple[str, str, str], SetPlan] = {}
+    plans = [lookup.set for lookup in plan.lookups]
+    if plan.base is not None:
+        plans.append(plan.base)
+    if plan.label is not None:
+        plans.append(plan.label.set)
+    for item in plans:
+        found.setdefault((item.name, item.rows_fingerprint, item.state_fingerprint), item)
+    return list(found.values())

@@ -1,0 +1,151 @@
+"""What applying a project would change, and the applying of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from featurestore import tables
+from featurestore.catalog import DECLARATIONS, sets_of
+from featurestore.compiler import CompiledProject
+from featurestore.compiler.fingerprints import fingerprint
+from featurestore.environment import Environment
+from featurestore.online.estimate import Estimate, estimate
+from featurestore.plans import SetPlan
+
+if TYPE_CHECKING:
+    from featurestore.registry.versions import NewVersion
+
+CREATED, CHANGED, UNCHANGED, REMOVED, WAITING = "created", "changed", "unchanged", "removed", "waiting"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object's change: `action`, its new fingerprint, and what follows from it, in words."""
+
+    kind: str
+    name: str
+    action: str
+    fingerprint: str | None
+    effects: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All changes of a project, and the state of the registry that they were computed against."""
+
+    project: str
+    items: tuple[Change, ...]
+    saw: Mapping[tuple[str, str], str] = field(repr=False)
+    versions: tuple[NewVersion, ...] = field(repr=False, default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether applying them would change nothing."""
+        return all(item.action in (UNCHANGED, WAITING) for item in self.items)
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.items)
+
+
+def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[str, str]) -> Changes:
+    """Return what applying the compiled project would change. `fits` are the fit ids that vectors pin."""
+    from featurestore.registry.versions import NewVersion
+
+    saw = environment.registry.state(environment.project)
+    items, versions = [], []
+    fingerprints = _fingerprints(compiled)
+    for (kind, name), digest in fingerprints.items():
+        before = saw.get((kind, name))
+        action = CREATED if before is None else UNCHANGED if before == digest else CHANGED
+        plan = compiled.sets.get(name) if kind == "FeatureSet" else None
+        items.append(
+            Change(
+                kind,
+                name,
+                action,
+                digest,
+                _effects(environment, plan) if plan is not None else (),
+                estimate(plan) if plan is not None and plan.online else None,
+            )
+        )
+        if action != UNCHANGED:
+            pinned, fitted = {}, {}
+            if kind == "FeatureVector":
+                pinned = {s.name: fingerprints["FeatureSet", s.name] for s in sets_of(compiled.vectors[name])}
+                fitted = {name: fits[name]} if name in fits else {}
+            bundle = {
+                DECLARATIONS: compiled.bundle(name) if kind != "Source" else _source_bundle(compiled, name)
+            }
+            versions.append(NewVersion(kind, name, digest, bundle, pinned, fitted))
+    for name, error in compiled.unfitted.items():
+        items.append(Change("FeatureVector", name, WAITING, None, (str(error),)))
+    declared = {*fingerprints, *(("FeatureVector", name) for name in compiled.unfitted)}
+    removed = [key for key in saw if key not in declared]
+    items += [Change(kind, name, REMOVED, None, ("its versions and data stay",)) for kind, name in removed]
+    return Changes(environment.project, tuple(items), saw, tuple(versions))
+
+
+def apply(environment: Environment, compiled: CompiledProject, planned: Changes, author: str) -> None:
+    """Write the changes to the registry, and give new sets an empty generation.
+
+    Raises OperatorError where the registry is no longer as the changes saw it.
+    """
+    removed = [(item.kind, item.name) for item in planned if item.action == REMOVED]
+    environment.registry.apply(
+        environment.project, planned.versions, removed=removed, saw=planned.saw, author=author
+    )
+    for plan in compiled.sets.values():
+        if plan.online and not _is_served(environment, plan) and not _has_rows(environment, plan):
+            generation = environment.registry.create_generation(
+                environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {}
+            )
+            environment.registry.promote(generation.id)
+
+
+def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
+    result = {}
+    for (kind, name), item in compiled.declarations.items():
+        content: Any = item.model_dump(mode="json", by_alias=True)
+        if kind == "FeatureSet":
+            plan = compiled.sets[name]
+            content = [content, plan.rows_fingerprint, plan.state_fingerprint]
+        elif kind == "FeatureVector":
+            if name in compiled.unfitted:
+                continue
+            result[kind, name] = compiled.vectors[name].fingerprint
+            continue
+        result[kind, name] = fingerprint(content)
+    return result
+
+
+def _source_bundle(compiled: CompiledProject, name: str) -> list[dict[str, Any]]:
+    item = compiled.declarations["Source", name]
+    return [{"kind": "Project", "name": compiled.name}, item.model_dump(mode="json", by_alias=True)]
+
+
+def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
+    effects = []
+    table = tables.rows_table(plan)
+    has_rows = _has_rows(environment, plan)
+    effects.append(f"table {table}: " + ("kept as it is" if has_rows else "new, filled by ingest or stream"))
+    if plan.online and not _is_served(environment, plan):
+        effects.append(
+            f"online generation: new; fill it with featurestore materialize {plan.name}"
+            if has_rows
+            else "online generation: new, empty"
+        )
+    return tuple(effects)
+
+
+def _has_rows(environment: Environment, plan: SetPlan) -> bool:
+    return environment.rows_table(plan).snapshot() is not None
+
+
+def _is_served(environment: Environment, plan: SetPlan) -> bool:
+    found = environment.registry.serving_generation(
+        environment.project, plan.name, plan.state_fingerprint, environment.online_identity
+    )
+    return found is not None

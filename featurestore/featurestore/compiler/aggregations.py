@@ -1,0 +1,190 @@
+"""Aggregations of a set: one feature per category, function and window (DESIGN 3.5, 3.6, 4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from featurestore.aggregates import FUNCTIONS, result_type
+from featurestore.compiler.columns import column_type, duration, positive
+from featurestore.compiler.sources import condition
+from featurestore.errors import SpecError, did_you_mean
+from featurestore.expressions import Expression
+from featurestore.plans import AggregateColumn, Input, Window
+from featurestore.specs.models import Aggregation, FeatureSet
+from featurestore.specs.origins import Origin
+from featurestore.specs.problems import Problems
+from featurestore.types import DataType
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+
+
+def compile_aggregations(
+    feature_set: FeatureSet, columns: Mapping[str, DataType], origin: Origin
+) -> tuple[AggregateColumn, ...]:
+    """Return the aggregated features of a set, in declared order. Raises SpecErrors."""
+    problems = Problems()
+    made: dict[str, int] = {}
+    aggregates: list[AggregateColumn] = []
+    for index, declared in enumerate(feature_set.aggregations):
+        place = _Place(origin, problems, index)
+        for aggregate in _features(declared, feature_set, dict(columns), place):
+            with place.collect():
+                _check_clash(aggregate, declared, index, made, columns)
+            made.setdefault(aggregate.name, index)
+            aggregates.append(aggregate)
+    problems.check()
+    return tuple(aggregates)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an aggregation was written, and who collects its mistakes."""
+
+    origin: Origin
+    problems: Problems
+    index: int
+
+    def collect(self, *path: str) -> AbstractContextManager[None]:
+        """Collect what goes wrong at a key of the aggregation."""
+        label = ".".join([f"aggregations[{self.index}]", *path])
+        return self.problems.collect(self.origin.where("aggregations", self.index, *path), label)
+
+
+def _features(
+    declared: Aggregation, feature_set: FeatureSet, columns: dict[str, DataType], place: _Place
+) -> Iterator[AggregateColumn]:
+    """Yield the features of one aggregation; what is wrong goes to the place's problems."""
+    before = len(place.problems.errors)
+    kind: DataType | None = None
+    where: Expression | None = None
+    if declared.column is not None:
+        with place.collect("column"):
+            kind = column_type(declared.column, columns)
+    if declared.where is not None:
+        with place.collect("where"):
+            where = condition(declared.where, columns)
+    if declared.by is not None:
+        with place.collect("by"):
+            by_type = column_type(declared.by, columns)
+            with place.collect("values"):
+                _check_values(declared, by_type)
+    windows: list[tuple[str, Window]] = []
+    for text in declared.windows:
+        with place.collect("windows"):
+            windows.append((text, _window(text, declared, feature_set)))
+    types: dict[str, DataType] = {}
+    if declared.column is None or kind is not None:
+        for function in declared.functions:
+            with place.collect("functions"):
+                types[function] = _result(function, declared, kind, columns)
+    if declared.k is not None and not any(FUNCTIONS[name].needs_k for name in types):
+        with place.collect("k"):
+            raise SpecError("none of the functions keeps k values.", hint="Only last_k does.")
+    if len(place.problems.errors) > before:
+        return
+    for value in declared.values or (None,):
+        for function, result in types.items():
+            for text, window in windows:
+                yield AggregateColumn(
+                    name=_name(declared, value, function, text),
+                    function=function,
+                    input=Input(declared.column, kind, where, declared.by, value),
+                    window=window,
+                    k=declared.k if FUNCTIONS[function].needs_k else None,
+                    type=result,
+                )
+
+
+def _result(
+    function: str, declared: Aggregation, kind: DataType | None, columns: Mapping[str, DataType]
+) -> DataType:
+    """Return the feature's type; an error over a column names it and a column that would do."""
+    try:
+        return result_type(function, kind, declared.k)
+    except SpecError as error:
+        known = FUNCTIONS.get(function)
+        if known is None or kind is None or known.accepts(kind):
+            raise
+        fitting = [name for name, other in columns.items() if known.accepts(other)]
+        message = f"{error.message.rstrip('.')} in '{declared.column}'."
+        raise SpecError(message, hint=did_you_mean(declared.column or "", fitting)) from None
+
+
+def _window(text: str, declared: Aggregation, feature_set: FeatureSet) -> Window:
+    return Window(
+        width=positive(text),
+        left_closed=(declared.closed or feature_set.closed) == "left",
+        granularity=positive(declared.granularity) if declared.granularity is not None else None,
+        offset=duration(declared.offset),
+    )
+
+
+def _check_values(declared: Aggregation, kind: DataType) -> None:
+    """Raise SpecError where a category is not a value of the `by:` column."""
+    if not (kind.is_integer or kind.name in ("string", "bool")):
+        raise SpecError(f"'{declared.by}' is of type {kind}; categories are text, integers or booleans.")
+    for value in declared.values:
+        if isinstance(value, bool):
+            fits = kind.name == "bool"
+        elif isinstance(value, int):
+            fits = kind.is_integer
+        else:
+            fits = kind.name == "string"
+        if not fits:
+            shown = f"'{value}'" if isinstance(value, str) else str(value).lower()
+            hint = f'Write "{str(value).lower()}" in quotes.' if kind.name == "string" else None
+            raise SpecError(f"{shown} is no {kind}, the type of '{declared.by}'.", hint=hint)
+
+
+def category_name(column: str, value: str | int | bool) -> str:
+    """Return how a category reads in a feature's name.
+
+    Text is itself, other characters as underscores; what is no name alone, such as a number, a boolean
+    or text that begins with a digit, follows its column: `fraud_1`, `balance_minus_1`.
+    """
+    if isinstance(value, bool):
+        return f"{column}_{str(value).lower()}"
+    if isinstance(value, int):
+        return f"{column}_{value}" if value >= 0 else f"{column}_minus_{-value}"
+    text = re.sub(r"[^A-Za-z0-9_]+", "_", value)
+    if not text.strip("_"):
+        return f"{column}_{'other' if text else 'blank'}"
+    return text if _PLAIN_NAME.match(text) and not text.startswith("__") else f"{column}_{text}"
+
+
+def _name(declared: Aggregation, value: str | int | bool | None, function: str, window: str) -> str:
+    """Return `<column>_<function>_<window>`, with the category or `name:` in place of the column."""
+    parts = [declared.name] if declared.name else []
+    if value is not None and declared.by is not None:
+        parts.append(category_name(declared.by, value))
+    elif not parts and declared.column:
+        parts.append(declared.column)
+    return "_".join([*parts, function, window])
+
+
+def _check_clash(
+    aggregate: AggregateColumn,
+    declared: Aggregation,
+    index: int,
+    made: Mapping[str, int],
+    columns: Mapping[str, DataType],
+) -> None:
+    if aggregate.name in columns:
+        raise SpecError(
+            f"the feature '{aggregate.name}' is also a column.",
+            hint="Give the aggregation a name: of its own.",
+        )
+    if aggregate.name in made:
+        other = made[aggregate.name]
+        if other == index:
+            hint = "Two categories read alike; give each an aggregation with a name: of its own."
+            if not declared.values or len(set(declared.windows)) < len(declared.windows):
+                hint = "Remove one of the two."
+            raise SpecError(f"it makes the feature '{aggregate.name}' twice.", hint=hint)
+        raise SpecError(
+            f"the feature '{aggregate.name}' is already made by aggregations[{other}].",
+            hint="Give one of them a name:, which replaces the column in the feature's name.",
+        )

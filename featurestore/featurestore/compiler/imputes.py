@@ -1,0 +1,159 @@
+"""What takes the place of nulls: constants, and statistics that were fitted (DESIGN 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from featurestore.errors import SpecError, did_you_mean
+from featurestore.instants import parse_instant
+from featurestore.types import DataType, Field
+
+EVERY = "*"
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+Statistics = Mapping[str, Mapping[str, Any]]
+"""Of one vector: output to statistic (`mean`, …) to value; None where nothing was there to fit."""
+
+
+def _is_number(kind: DataType) -> bool:
+    return kind.is_number
+
+
+def _is_ordered(kind: DataType) -> bool:
+    return kind.is_number or kind.name in ("date", "timestamp")
+
+
+STATISTICS: dict[str, Callable[[DataType], bool]] = {
+    "mean": _is_number,
+    "median": _is_number,
+    "mode": lambda kind: kind.name != "list",
+    "min": _is_ordered,
+    "max": _is_ordered,
+}
+"""What `$name` may be, and the types of outputs that it suits."""
+
+
+@dataclass(frozen=True)
+class FitNeed:
+    """A statistic of an output that a vector's imputes refer to."""
+
+    output: str
+    statistic: str
+
+
+@dataclass(frozen=True)
+class Impute:
+    """What an output is given for null: a constant, or a statistic to be fitted."""
+
+    output: Field
+    constant: Any = None
+    statistic: str | None = None
+
+
+def compile_impute(declared: Mapping[str, Any], key: str, outputs: Sequence[Field]) -> list[Impute]:
+    """Return what one entry of `impute:` gives to which outputs.
+
+    `*` is every output that the value suits and that has no entry of its own; a value which suits none,
+    or not the output that is named, is a SpecError.
+    """
+    types = {field.name: field for field in outputs}
+    value = declared[key]
+    if key != EVERY:
+        if key not in types:
+            raise SpecError(f"the vector has no output '{key}'.", hint=did_you_mean(key, types))
+        return [_impute(types[key], value)]
+    chosen = []
+    problem: SpecError | None = None
+    for field in outputs:
+        if field.name in declared:
+            continue
+        try:
+            chosen.append(_impute(field, value))
+        except SpecError as error:
+            problem = error
+    if not chosen and problem is not None:
+        raise SpecError(f"{value!r} suits no output. {problem.message}", hint=problem.hint)
+    return chosen
+
+
+def _impute(field: Field, value: Any) -> Impute:
+    if isinstance(value, str) and value.startswith("$") and not value.startswith("$$"):
+        name = value[1:]
+        if name not in STATISTICS:
+            hint = did_you_mean(value, [f"${known}" for known in STATISTICS])
+            raise SpecError(f"'{value}' is no statistic.", hint=hint)
+        if not STATISTICS[name](field.type):
+            raise SpecError(
+                f"'{field.name}' is of type {field.type}, which has no {name}.",
+                hint=did_you_mean(
+                    value, [f"${known}" for known, fits in STATISTICS.items() if fits(field.type)]
+                ),
+            )
+        return Impute(field, statistic=name)
+    if isinstance(value, str) and value.startswith("$$"):
+        value = value[1:]
+    return Impute(field, constant=constant(value, field.type, field.name))
+
+
+def fitted(value: Any, kind: DataType) -> Any:
+    """Return a fitted statistic as a value of an output's type; integers round half to even.
+
+    None where there was nothing to fit, or the statistic is infinite or NaN and the type has no such value.
+    """
+    if value is None:
+        return None
+    if isinstance(value, float) and not kind.is_float and not math.isfinite(value):
+        return None
+    if kind.is_integer and isinstance(value, float):
+        return round(value)
+    if kind.name in ("date", "timestamp") and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind.name == "decimal" and not isinstance(value, str):
+        return Decimal(str(value)).quantize(Decimal(1).scaleb(-kind.scale))
+    return constant(value, kind, "a fitted value")
+
+
+def constant(value: Any, kind: DataType, name: str) -> Any:
+    """Return a declared constant as a row value of a type: instants in microseconds, dates in days.
+
+    Raises SpecError where the value is of another type or out of its range.
+    """
+    try:
+        result = _converted(value, kind)
+    except (ValueError, InvalidOperation):
+        result = None
+    if result is None:
+        shown = f"'{value}'" if isinstance(value, str) else str(value)
+        raise SpecError(f"{shown} is no {kind}, the type of '{name}'.")
+    return result
+
+
+def _converted(value: Any, kind: DataType) -> Any:
+    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    if kind.is_integer and is_number and value == value // 1:
+        bits = int(kind.name.lstrip("uint"))
+        low, high = (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return int(value) if low <= value <= high else None
+    if kind.is_float and is_number:
+        return float(value)
+    if kind.name == "decimal" and (is_number or isinstance(value, str)):
+        number = Decimal(str(value))
+        exact = number.quantize(Decimal(1).scaleb(-kind.scale))
+        return exact if exact == number and len(exact.as_tuple().digits) <= kind.precision else None
+    if kind.name == "bool" and isinstance(value, bool):
+        return value
+    if kind.name == "string" and isinstance(value, str):
+        return value
+    if kind.name == "date" and isinstance(value, str):
+        return date.fromisoformat(value).toordinal() - _EPOCH_DAY
+    if kind.name == "timestamp" and isinstance(value, str):
+        return parse_instant(value)
+    if kind.name == "list" and kind.item is not None and isinstance(value, (list, tuple)):
+        items = [_converted(item, kind.item) for item in value]
+        return None if None in items else items
+    return None

@@ -1,0 +1,220 @@
+"""The point-in-time kernel: newest rows and windows of entities, each at its own instant.
+
+One implementation for plain features and all aggregations, over sorted arrays. A query that must not
+see some of its entity's rows (`as_known`), or must see one more (the base row), is answered by the same
+code over its own copy of the rows; all others share theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featurestore.aggregates.arrays import Array, Partial
+from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.layout import Layout
+from featurestore.aggregates.states import Extreme
+from featurestore.kernel.rows import EntityRows, concatenate
+
+_PAIRS = 8_000_000  # rows copied at once for queries that have their own
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a feature set is read: closed side and ttl of plain features, and which copy of an id counts."""
+
+    layout: Layout
+    left_closed: bool = False
+    ttl: int | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Per query: the frame's row of the newest visible row (-1: none), expired or not, and aggregates."""
+
+    row: Array
+    expired: Array
+    aggregates: list[Finished]
+
+
+def evaluate(
+    rows: EntityRows,
+    codes: Array,
+    instants: Array,
+    rules: Rules,
+    *,
+    as_known: bool = False,
+    extra: EntityRows | None = None,
+) -> Answer:
+    """Return what each query (entity code, instant) sees. Queries may come in any order.
+
+    `rows` are sorted, copies of one id included. A code of -1 is an entity without rows. `extra` holds
+    rows to add: its `codes` are query numbers, at most one row each, seen unless its id is there already.
+    """
+    order = np.lexsort((instants, codes))
+    codes, instants = codes[order], instants[order]
+    counted = rows.distinct(rules.replace)
+    answer = _shared(counted, codes, instants, rules)
+    own = np.zeros(len(codes), bool)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    if extra is not None:
+        extra = extra.take(np.arange(len(extra)), codes=rank[extra.codes], entities=len(codes))
+        own[_unseen(counted, codes, extra)] = True
+    low, high = _reach(rows, codes, instants, rules)
+    if as_known and len(rows):
+        _, latest = Extreme("<i8", True).reduce(rows.ingest, low, high)
+        own |= (low < high) & (latest > instants)
+    flagged = np.flatnonzero(own)
+    for part in _parts(flagged, high[flagged] - low[flagged]):
+        _patch(answer, part, _private(rows, part, low, high, instants, rules, as_known, extra))
+    return Answer(
+        answer.row[rank],
+        answer.expired[rank],
+        [(values[rank], found[rank]) for values, found in answer.aggregates],
+    )
+
+
+def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
+    """Return per (code, instant) the number of the entity's first row at or after the instant.
+
+    Fastest when sorted by code and instant. An unknown code (-1) gets an empty range.
+    """
+    if not len(rows):
+        return np.zeros(len(codes), np.int64)
+    first = int(rows.times.min())
+    span = int(rows.times.max()) - first + 2
+    clipped = np.clip(instants - first, 0, span - 1)
+    block = max(1, 2**62 // span)
+    if rows.entities <= block:
+        return np.asarray(
+            np.searchsorted(rows.codes * span + (rows.times - first), codes * span + clipped), np.int64
+        )
+    result = np.zeros(len(codes), np.int64)
+    for start in range(0, rows.entities, block):  # so that (entity, time) fits in 63 bits
+        low, high = np.searchsorted(rows.codes, [start, start + block])
+        chosen = np.flatnonzero((codes >= start) & (codes < start + block))
+        keys = (rows.codes[low:high] - start) * span + (rows.times[low:high] - first)
+        result[chosen] = low + np.searchsorted(keys, (codes[chosen] - start) * span + clipped[chosen])
+    return result
+
+
+def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> Answer:
+    """Answer queries, sorted by code and instant, that see all rows up to their instant."""
+    after = search(rows, codes, instants if rules.left_closed else instants + 1)
+    starts = np.searchsorted(rows.codes, codes)
+    found = after > starts
+    newest = np.where(found, after - 1, 0)
+    expired = np.zeros(len(codes), bool)
+    if rules.ttl is not None and len(rows):
+        expired = found & (rows.times[newest] <= instants - rules.ttl)
+    row = np.where(found, rows.index[newest] if len(rows) else -1, -1)
+    layout = rules.layout
+    edges: dict[int, tuple[Array, Array]] = {}
+    positions: dict[tuple[int, ...], Array] = {}
+    for number, window in enumerate(layout.windows):
+        low, high = window.bounds(instants)
+        left = (window.width + window.offset, window.left_closed, window.granularity or 0)
+        right = (window.offset, window.left_closed)
+        if left not in positions:
+            positions[left] = search(rows, codes, low)
+        if right not in positions:
+            positions[right] = search(rows, codes, high)
+        edges[number] = (positions[left], positions[right])
+    inputs = [column.compressed() for column in rows.inputs]
+    cache: dict[tuple[int, int], Partial] = {}
+    for number, use in enumerate(layout.uses):
+        values = inputs[use.input]
+        lows = np.concatenate([values.rank(edges[w][0]) for w in use.windows])
+        highs = np.concatenate([values.rank(edges[w][1]) for w in use.windows])
+        states = use.state.reduce(values.values, lows, highs)
+        for place, w in enumerate(use.windows):
+            part = slice(place * len(codes), (place + 1) * len(codes))
+            cache[number, w] = tuple(column[part] for column in states)
+    return Answer(row, expired, layout.finish(lambda use, window: cache[use, window]))
+
+
+def _reach(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> tuple[Array, Array]:
+    """Return the rows [low, high) that decide each query: its windows, and its newest known row's ties."""
+    high = search(rows, codes, instants + 1)
+    low = high.copy()
+    for window in rules.layout.windows:
+        low = np.minimum(low, search(rows, codes, window.bounds(instants)[0]))
+    starts = np.searchsorted(rows.codes, codes)
+    newest = search(rows, codes, instants) - 1 if rules.left_closed else high - 1
+    looking = np.flatnonzero(newest >= starts)
+    while len(looking):
+        unknown = rows.ingest[newest[looking]] > instants[looking]
+        looking = looking[unknown]
+        newest[looking] -= 1
+        looking = looking[newest[looking] >= starts[looking]]
+    there = newest >= starts
+    if there.any():
+        at = search(rows, codes[there], rows.times[newest[there]])
+        low[there] = np.minimum(low[there], at)
+    return low, high
+
+
+def _unseen(rows: EntityRows, codes: Array, extra: EntityRows) -> Array:
+    """Return the queries whose extra row is not among the entity's rows, by event time and id."""
+    if rows.ids is None or extra.ids is None or not len(rows):
+        return extra.codes
+    entity = codes[extra.codes]
+    at, end = search(rows, entity, extra.times), search(rows, entity, extra.times + 1)
+    seen = np.zeros(len(extra), bool)
+    active = np.flatnonzero(at < end)
+    while len(active):
+        seen[active] |= rows.ids[at[active]] == extra.ids[active]
+        at[active] += 1
+        active = active[(at[active] < end[active]) & ~seen[active]]
+    return extra.codes[~seen]
+
+
+def _parts(flagged: Array, sizes: Array) -> Iterator[Array]:
+    """Yield the flagged queries in parts whose rows fit in memory together."""
+    if len(flagged):
+        cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // _PAIRS)) + 1
+        yield from np.split(flagged, cuts)
+
+
+def _private(
+    rows: EntityRows,
+    queries: Array,
+    low: Array,
+    high: Array,
+    instants: Array,
+    rules: Rules,
+    as_known: bool,
+    extra: EntityRows | None,
+) -> Answer:
+    """Answer queries over their own copies of the rows, without what they must not see."""
+    sizes = high[queries] - low[queries]
+    owner = np.repeat(np.arange(len(queries)), sizes)
+    index = (
+        np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(low[queries], sizes)
+    )
+    if as_known:
+        known = rows.ingest[index] <= instants[queries][owner]
+        owner, index = owner[known], index[known]
+    parts = [rows.take(index, codes=owner, entities=len(queries))]
+    if extra is not None:
+        place = np.searchsorted(queries, extra.codes)
+        mine = np.flatnonzero(
+            (place < len(queries)) & (queries[np.minimum(place, len(queries) - 1)] == extra.codes)
+        )
+        own = extra.take(mine, codes=place[mine], entities=len(queries))
+        own = own.take(np.flatnonzero(np.isin(own.codes, _unseen(parts[0], np.arange(len(queries)), own))))
+        parts.append(replace(own, index=np.full(len(own), -1, np.int64)))
+    copies = concatenate(parts).sorted().distinct(rules.replace)
+    return _shared(copies, np.arange(len(queries)), instants[queries], rules)
+
+
+def _patch(answer: Answer, queries: Array, part: Answer) -> None:
+    answer.row[queries] = part.row
+    answer.expired[queries] = part.expired
+    for (values, found), (new_values, new_found) in zip(answer.aggregates, part.aggregates, strict=True):
+        values[queries] = new_values
+        found[queries] = new_found

@@ -1,0 +1,128 @@
+"""Rows of entities as sorted arrays: what the kernel and the online writer work on.
+
+Sorted by entity, then by the order of rows (DESIGN 3.2): event time, order_by, ingest time, row hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.layout import Values
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """An input's value for every row, and where it counts (None: everywhere)."""
+
+    values: Array
+    valid: Array | None
+
+    def compressed(self) -> Values:
+        """Return the values that count, with the ranks of the rows among them."""
+        if self.valid is None or self.valid.all():
+            return Values(self.values, None)
+        prefix = np.zeros(len(self.valid) + 1, np.int64)
+        np.cumsum(self.valid, out=prefix[1:])
+        return Values(self.values[self.valid], prefix)
+
+
+@dataclass(frozen=True)
+class EntityRows:
+    """Rows of entities 0 … entities-1, sorted; times in microseconds.
+
+    `index` is each row's number in the frame that it came from. `order` and `ids` are None where the
+    source declares none.
+    """
+
+    entities: int
+    codes: Array
+    times: Array
+    ingest: Array
+    hashes: Array
+    order: Array | None
+    ids: Array | None
+    index: Array
+    inputs: tuple[InputColumn, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, index: Array, codes: Array | None = None, entities: int | None = None) -> EntityRows:
+        """Return the rows at `index`, optionally as rows of other entities. They are not sorted anew."""
+        return EntityRows(
+            self.entities if entities is None else entities,
+            self.codes[index] if codes is None else codes,
+            self.times[index],
+            self.ingest[index],
+            self.hashes[index],
+            None if self.order is None else self.order[index],
+            None if self.ids is None else self.ids[index],
+            self.index[index],
+            tuple(
+                InputColumn(c.values[index], None if c.valid is None else c.valid[index]) for c in self.inputs
+            ),
+        )
+
+    def sorted(self) -> EntityRows:
+        """Return the rows in order."""
+        keys = [self.hashes, self.ingest, self.times, self.codes]
+        if self.order is not None:
+            keys.insert(2, self.order)
+        order = np.lexsort(keys)
+        return self.take(order)
+
+    def distinct(self, replace: bool) -> EntityRows:
+        """Return the rows, of those with one (entity, event time, id) only the first, or the last."""
+        if self.ids is None or len(self) < 2:
+            return self
+        ties = (self.codes[1:] == self.codes[:-1]) & (self.times[1:] == self.times[:-1])
+        if not ties.any():
+            return self
+        tied = np.flatnonzero(np.append(ties, False) | np.append(False, ties))
+        sequence = -tied if replace else tied
+        order = tied[np.lexsort((sequence, self.ids[tied], self.times[tied], self.codes[tied]))]
+        repeat = (
+            (self.codes[order[1:]] == self.codes[order[:-1]])
+            & (self.times[order[1:]] == self.times[order[:-1]])
+            & (self.ids[order[1:]] == self.ids[order[:-1]])
+        )
+        if not repeat.any():
+            return self
+        keep = np.ones(len(self), bool)
+        keep[order[1:][repeat]] = False
+        return self.take(np.flatnonzero(keep))
+
+
+def concatenate(parts: Sequence[EntityRows]) -> EntityRows:
+    """Return the rows of all parts, one after another; they share their shape and their entities."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+
+    def joined(arrays: list[Array | None]) -> Array | None:
+        present = [a for a in arrays if a is not None]
+        return np.concatenate(present) if len(present) == len(parts) else None
+
+    inputs = []
+    for columns in zip(*(part.inputs for part in parts), strict=True):
+        valid = None
+        if any(column.valid is not None for column in columns):
+            valid = np.concatenate(
+                [np.ones(len(c.values), bool) if c.valid is None else c.valid for c in columns]
+            )
+        inputs.append(InputColumn(np.concatenate([c.values for c in columns]), valid))
+    return EntityRows(
+        first.entities,
+        np.concatenate([p.codes for p in parts]),
+        np.concatenate([p.times for p in parts]),
+        np.concatenate([p.ingest for p in parts]),
+        np.concatenate([p.hashes for p in parts]),
+        joined([p.order for p in parts]),
+        joined([p.ids for p in parts]),
+        np.concatenate([p.index for p in parts]),
+        tuple(inputs),
+    )

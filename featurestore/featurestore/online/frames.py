@@ -1,0 +1,140 @@
+"""Transformed rows of a frame as what the kernel and the online writer take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from featurestore import plans
+from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.inputs import PartsPlan, RowParts
+from featurestore.expressions.to_polars import to_polars
+from featurestore.kernel.rows import EntityRows, InputColumn
+from featurestore.online.layout import OnlineLayout
+from featurestore.online.nodes import Leaf
+from featurestore.types import DataType, Field
+
+ROW_ORDER = [plans.EVENT_TIME, plans.ORDER, plans.INGEST_TIME, plans.ROW_HASH]
+"""The columns that order an entity's rows, those that are there."""
+
+
+def order_columns(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """Return the columns that order the rows of an entity in this frame."""
+    present = set(frame.collect_schema().names())
+    return [name for name in ROW_ORDER if name in present]
+
+
+def row_parts(plan: PartsPlan, frame: pl.DataFrame) -> RowParts:
+    """Return the parts of the frame's rows that aggregations read."""
+    conditions = frame.select(
+        to_polars(condition).fill_null(False).alias(str(i)) for i, condition in enumerate(plan.conditions)
+    )
+    return RowParts(
+        tuple(_column(frame[name], kind) for name, kind in plan.columns),
+        tuple(conditions[str(i)].to_numpy() for i in range(len(plan.conditions))),
+        tuple(
+            frame[by]
+            .replace_strict(list(values), list(range(len(values))), default=-1, return_dtype=pl.Int16)
+            .fill_null(-1)
+            .to_numpy()
+            for by, values in plan.categories
+        ),
+    )
+
+
+def entity_rows(plan: PartsPlan, frame: pl.DataFrame, codes: Array, entities: int, inputs: int) -> EntityRows:
+    """Return the frame's rows, which are sorted by entity code and row order, for the kernel."""
+    parts = row_parts(plan, frame)
+    size = frame.height
+    columns = [InputColumn(*plan.input(i, parts, size)) for i in range(inputs)]
+    return EntityRows(
+        entities,
+        codes,
+        _whole(frame, plans.EVENT_TIME),
+        _whole(frame, plans.INGEST_TIME),
+        _whole(frame, plans.ROW_HASH),
+        _whole(frame, plans.ORDER) if plans.ORDER in frame.columns else None,
+        _whole(frame, plans.EVENT_ID) if plans.EVENT_ID in frame.columns else None,
+        np.arange(size),
+        tuple(columns),
+    )
+
+
+@dataclass(frozen=True)
+class EntityBatch:
+    """Rows of many entities, grouped: entity i's rows are `starts[i]` to `starts[i + 1]`."""
+
+    keys: list[bytes]
+    shards: Array  # one per entity
+    starts: Array
+    rows: Leaf
+    partitions: list[str]
+    partition: Array  # one per row, into `partitions`
+    sequence: Array
+
+
+def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
+    """Return transformed rows grouped by shard and entity, in the order of rows."""
+    frame = frame.sort([plans.SHARD, plans.KEY, *order_columns(frame)])
+    keys = frame[plans.KEY]
+    starts = np.flatnonzero((keys != keys.shift(1)).fill_null(True).to_numpy())
+    partitions = frame[plans.PARTITION].unique().to_list()
+    rows = Leaf(
+        _whole(frame, plans.EVENT_TIME),
+        _whole(frame, plans.INGEST_TIME),
+        _whole(frame, plans.ROW_HASH),
+        _whole(frame, plans.ORDER) if layout.has_order else None,
+        _whole(frame, plans.EVENT_ID) if layout.has_ids else None,
+        row_parts(layout.parts, frame),
+        pack(frame, layout.plan.plain) if layout.has_plain else [],
+    )
+    return EntityBatch(
+        keys.gather(starts).to_list(),
+        frame[plans.SHARD].to_numpy()[starts],
+        np.append(starts, frame.height),
+        rows,
+        partitions,
+        frame[plans.PARTITION]
+        .replace_strict(partitions, list(range(len(partitions))), return_dtype=pl.Int64)
+        .to_numpy(),
+        frame[plans.SEQUENCE].to_numpy(),
+    )
+
+
+def pack(frame: pl.DataFrame, fields: Sequence[Field]) -> list[bytes | None]:
+    """Return each row's features as bytes: a MessagePack array of their row values."""
+    physical = frame.select(_physical(pl.col(f.name), f.type) for f in fields)
+    return list(map(msgspec.msgpack.Encoder().encode, physical.iter_rows()))
+
+
+def _physical(column: pl.Expr, kind: DataType) -> pl.Expr:
+    if kind.name in ("timestamp", "date"):
+        return column.to_physical()
+    if kind.name == "list" and kind.item is not None and kind.item.name in ("timestamp", "date"):
+        return column.list.eval(pl.element().to_physical())
+    return column
+
+
+def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
+    dtype = carrier(kind)
+    valid = series.is_not_null().to_numpy()
+    if dtype == "object":
+        values = np.empty(len(series), object)
+        values[:] = series.to_list()
+        return values, valid
+    physical = series.to_physical() if kind.name in ("timestamp", "date") else series
+    target = {"<f8": pl.Float64, "<i8": pl.Int64, "<u8": pl.UInt64}[dtype]
+    values = physical.cast(target).fill_null(0).to_numpy()
+    return (values + 0.0 if dtype == "<f8" else values), valid
+
+
+def _whole(frame: pl.DataFrame, name: str) -> Array:
+    series = frame[name]
+    if series.dtype == pl.Datetime:
+        series = series.dt.epoch("us")
+    return np.asarray(series.to_numpy(), "<i8")

@@ -1,0 +1,106 @@
+"""The layout of an entity's online state: a tree over time whose node names follow from instants.
+
+The root, field `s`, holds all rows while they are few. Beyond `LEAF_ROWS` a node becomes a directory:
+one tile per slice of time, each slice's rows in a child field named by level and slice number. Slice
+widths are powers of two microseconds, a factor of `FAN_OUT` apart, so the fields on the way to an instant
+are known before anything is read, and one round trip fetches every edge of every window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.inputs import PartsPlan
+from featurestore.aggregates.layout import Layout
+from featurestore.instants import DAY, MINUTE
+from featurestore.plans import SetPlan
+
+FORMAT = 1
+ROOT = b"s"
+LEAF_ROWS = 512
+FAN_OUT_BITS = 6
+LEVELS = 4
+MARGIN = 10 * MINUTE
+"""How much longer than asked rows are kept, for clocks that differ and events stamped ahead."""
+
+
+@dataclass(frozen=True)
+class OnlineLayout:
+    """A feature set's online layout. `bits[level]` is the binary logarithm of the level's slice width."""
+
+    plan: SetPlan
+    aggregates: Layout
+    parts: PartsPlan
+    bits: tuple[int, ...]
+
+    @staticmethod
+    def of(plan: SetPlan) -> OnlineLayout:
+        """Return the layout of a feature set."""
+        aggregates = Layout.of(plan.aggregates)
+        span = max(plan.reach + (plan.history or 0), DAY)
+        top = (span >> FAN_OUT_BITS).bit_length()
+        bits = tuple(top - FAN_OUT_BITS * level for level in range(LEVELS) if top >= FAN_OUT_BITS * level)
+        return OnlineLayout(plan, aggregates, PartsPlan.of(aggregates.inputs), bits)
+
+    @property
+    def has_order(self) -> bool:
+        """Whether rows carry a rank of the source's order_by column."""
+        return self.plan.source.order_by is not None
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether rows carry the hash of an event id."""
+        return bool(self.plan.source.event_id)
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether the set has row-level features."""
+        return bool(self.plan.plain)
+
+    def edges(self, t: int) -> list[int]:
+        """Return the distinct instants at which a read at `t` cuts the rows."""
+        edges = {t if self.plan.left_closed else t + 1} if self.has_plain else set()
+        for window in self.aggregates.windows:
+            edges.update(window.bounds(t))
+        return sorted(edges)
+
+    def read_fields(self, t: int) -> tuple[bytes, ...]:
+        """Return the fields that answer any question at `t`: the root, and the ways to each edge."""
+        names = {
+            node_name(level, edge >> bits) for edge in self.edges(t) for level, bits in enumerate(self.bits)
+        }
+        return (ROOT, *names)
+
+    def write_fields(self, times: Array) -> tuple[bytes, ...]:
+        """Return the fields that rows of these event times may change."""
+        names = [
+            node_name(level, number)
+            for level, bits in enumerate(self.bits)
+            for number in np.unique(times >> bits).tolist()
+        ]
+        return (ROOT, *names)
+
+    def floors(self, now: int) -> tuple[int, int] | None:
+        """Return (rows, plain): event times before which rows, and row-level values, are not needed.
+
+        The newest row-level value before the floor is. None where the set keeps all history.
+        """
+        if self.plan.history is None:
+            return None
+        plain = now - self.plan.history - MARGIN
+        return plain - self.plan.reach, plain
+
+    def expire_ms(self) -> int | None:
+        """Return how long after its last write an entity can still matter; None: for ever."""
+        plan = self.plan
+        if plan.history is None or (self.has_plain and plan.ttl is None):
+            return None
+        return (max(plan.reach, plan.ttl or 0) + plan.history + 2 * MARGIN) // 1000
+
+
+def node_name(level: int, number: int) -> bytes:
+    """Return the field name of slice `number` of a level."""
+    return bytes([level]) + number.to_bytes(8, "big", signed=True)

@@ -1,0 +1,350 @@
+"""Feature vectors from the online store, equal to the training row of the same instant.
+
+A vector is compiled once: keys, fields, places and closures are resolved when the reader is built. A
+request then costs one round trip for all its rows and feature sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from featurestore import instants
+from featurestore.aggregates import plain_values
+from featurestore.contracts import EntityRead, OnlineStore
+from featurestore.errors import HistoryError, RequestError, did_you_mean
+from featurestore.expressions import RowRejected
+from featurestore.expressions.to_closure import to_closure
+from featurestore.instants import MINUTE, format_instant
+from featurestore.keys import cast_key, encode_key, shard_of
+from featurestore.online.base import BaseRow, BaseRows
+from featurestore.online.layout import OnlineLayout
+from featurestore.online.requests import outward, row_value
+from featurestore.online.view import EntityView, aggregates
+from featurestore.plans import Lookup, SetPlan, VectorPlan
+from featurestore.types import Field
+
+PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
+    "PRESENT",
+    "NULL_VALUE",
+    "NOT_FOUND",
+    "OUTSIDE_TTL",
+    "INVALID",
+)
+AHEAD = 5 * MINUTE
+"""How far after the present an instant may be asked for."""
+
+
+@dataclass
+class VectorResult:
+    """Values and statuses, rows in the order asked for, columns in the order declared.
+
+    `rows` hold row values: instants in microseconds, dates in days. `as_of` is each row's instant, `now`
+    the request's; `errors` says why a row is INVALID.
+    """
+
+    vector: str
+    columns: tuple[Field, ...]
+    rows: list[list[Any]]
+    status: list[list[str]]
+    as_of: list[int]
+    now: int
+    errors: list[str | None]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one dictionary per row, with datetimes and dates."""
+        return [
+            {f.name: outward(value, f.type) for f, value in zip(self.columns, row, strict=True)}
+            for row in self.rows
+        ]
+
+    def to_arrow(self) -> Any:
+        """Return an Arrow table with the features' declared types."""
+        import pyarrow as pa
+
+        columns = [[row[i] for row in self.rows] for i in range(len(self.columns))]
+        return pa.table(
+            {
+                f.name: pa.array([outward(v, f.type) for v in values], f.type.arrow())
+                for f, values in zip(self.columns, columns, strict=True)
+            }
+        )
+
+
+@dataclass
+class _Row:
+    """A request's row on its way: its instant, key values by request column, and its slots."""
+
+    t: int
+    keys: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, str] = field(default_factory=dict)
+    base: BaseRow | None = None
+    error: str | None = None
+
+
+class _LookupReader:
+    """One look-up, compiled: which fields to read, and where values go."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.plan = lookup.set
+        self.layout = OnlineLayout.of(lookup.set)
+        self.is_base = lookup.is_base
+        self.keys = lookup.keys
+        self._kinds = [key.type for key in lookup.set.keys]
+        plain = {f.name: i for i, f in enumerate(lookup.set.plain)}
+        aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
+        self._plain = [(plain[s.feature], s.output, s.type) for s in lookup.features if s.feature in plain]
+        self._aggregated = [
+            (aggregated[s.feature], s.output, s.type) for s in lookup.features if s.feature in aggregated
+        ]
+        self._base_plain = [(s.feature, s.output) for s in lookup.features if s.feature in plain]
+
+    def request(self, row: _Row) -> EntityRead | None:
+        """Return what to read for a row; None where a key is null. Raises ValueError on a bad key."""
+        parts = []
+        for column, kind in zip(self.keys, self._kinds, strict=True):
+            value = row.keys.get(column)
+            if value is None or value != value:
+                return None
+            try:
+                parts.append(cast_key(value, kind))
+            except ValueError as error:
+                raise ValueError(f"{column}: {error}") from None
+        key = encode_key(parts, self._kinds)
+        return EntityRead(shard_of(key), key, self.layout.read_fields(row.t))
+
+    def fill(
+        self,
+        rows: Sequence[_Row],
+        reads: Sequence[EntityRead | None],
+        fields: Sequence[Sequence[bytes | None]],
+    ) -> None:
+        """Set the rows' values and statuses from what was read (in the order of the reads that are there)."""
+        answers = iter(fields)
+        views, viewed = [], []
+        for row, read in zip(rows, reads, strict=True):
+            stored = {} if read is None else dict(zip(read.fields, next(answers), strict=True))
+            if row.error is not None:
+                continue
+            base = row.base.leaf if self.is_base and row.base is not None and read is not None else None
+            try:
+                views.append(EntityView(self.layout, stored, row.t, base))
+                viewed.append(row)
+            except HistoryError as error:
+                row.error = str(error)
+        for row, view in zip(viewed, views, strict=True):
+            self._fill_plain(row, view)
+        if not self._aggregated or not views:
+            return
+        finished = aggregates(self.layout, views)
+        for place, output, kind in self._aggregated:
+            for row, value in zip(viewed, plain_values(*finished[place], kind), strict=True):
+                row.values[output] = value
+                row.status[output] = NULL_VALUE if value is None else PRESENT
+
+    def _fill_plain(self, row: _Row, view: EntityView) -> None:
+        if self.is_base and row.base is not None:
+            for feature, output in self._base_plain:
+                value = row.values[output] = row.base.values[feature]
+                row.status[output] = NULL_VALUE if value is None else PRESENT
+            return
+        if not self._plain:
+            return
+        newest = view.newest()
+        if newest is None:
+            missing = NOT_FOUND
+        elif self.plan.ttl is not None and newest[0] <= row.t - self.plan.ttl:
+            missing = OUTSIDE_TTL
+        else:
+            stored = msgspec.msgpack.decode(newest[1])
+            for place, output, kind in self._plain:
+                value = stored[place]
+                if kind.name == "decimal" and value is not None:
+                    value = row_value(value, kind)
+                row.values[output] = value
+                row.status[output] = NULL_VALUE if value is None else PRESENT
+            return
+        for _, output, _ in self._plain:
+            row.values[output] = None
+            row.status[output] = missing
+
+
+class VectorReader:
+    """Reads one feature vector. `generations` names the generation that serves a feature set now.
+
+    `unbounded` readers answer at any instant: for generations that keep rows of all time.
+    """
+
+    def __init__(
+        self,
+        plan: VectorPlan,
+        store: OnlineStore,
+        generations: Callable[[SetPlan], str],
+        *,
+        clock: Callable[[], int] = instants.now,
+        unbounded: bool = False,
+    ) -> None:
+        self.plan = plan
+        self._store = store
+        self._generations = generations
+        self._clock = clock
+        self._lookups = [_LookupReader(lookup) for lookup in plan.lookups]
+        self._base = BaseRows(plan.base) if plan.base is not None else None
+        self._derived = [(d.name, to_closure(d.expression), d.columns) for d in plan.derived]
+        self._impute = dict(plan.impute)
+        self._names = [f.name for f in plan.outputs]
+        histories = [lookup.set.history for lookup in plan.lookups if lookup.set.history is not None]
+        self._history = None if unbounded else min(histories, default=None)
+        self._known = {f.name for f in plan.inputs} | set(plan.request_keys)
+        if plan.base is not None:
+            self._known |= {f.name for f in plan.base.source.schema}
+
+    def read(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        as_of: int | Sequence[int] | None = None,
+        now: int | None = None,
+    ) -> VectorResult:
+        """Return the vectors of `rows` as of now, one instant, or one instant per row (microseconds).
+
+        Raises RequestError on a malformed request, HistoryError on an instant outside the history,
+        StoreUnavailable. A row that is bad in itself comes back INVALID, and fails alone.
+        """
+        now = self._clock() if now is None else now
+        prepared = self._prepare(rows, as_of, now)
+        reads = self._reads(prepared)
+        found = self._store.read_many(self._requests(reads))
+        return self._result(prepared, reads, found, now)
+
+    async def read_async(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        as_of: int | Sequence[int] | None = None,
+        now: int | None = None,
+    ) -> VectorResult:
+        """Return what `read` returns, without blocking the event loop."""
+        now = self._clock() if now is None else now
+        prepared = self._prepare(rows, as_of, now)
+        reads = self._reads(prepared)
+        found = await self._store.read_many_async(self._requests(reads))
+        return self._result(prepared, reads, found, now)
+
+    def _prepare(
+        self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
+    ) -> list[_Row]:
+        if isinstance(as_of, Sequence):
+            if len(as_of) != len(rows):
+                raise RequestError(f"as_of has {len(as_of)} instants for {len(rows)} rows.")
+            times = list(as_of)
+        else:
+            if as_of is not None and (reason := self._outside(as_of, now)):
+                raise HistoryError(reason)
+            times = [now if as_of is None else as_of] * len(rows)
+        prepared = []
+        for row, t in zip(rows, times, strict=True):
+            ready = _Row(t, dict(row))
+            try:
+                self._check(row)
+                if self._base is not None:
+                    ready.base = self._base.build(row, now)
+                    ready.t = ready.base.t
+                    ready.keys |= ready.base.keys
+                ready.error = self._outside(ready.t, now)
+                for item in self.plan.inputs:
+                    value = ready.values[item.name] = row_value(row.get(item.name), item.type)
+                    ready.status[item.name] = NULL_VALUE if value is None else PRESENT
+            except (RequestError, RowRejected, ValueError) as error:
+                ready.error = str(error)
+            prepared.append(ready)
+        return prepared
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        if self._base is None:
+            missing = [name for name in self.plan.request_keys if name not in row]
+            if missing:
+                raise RequestError(f"The row lacks {', '.join(missing)}.")
+        unknown = [name for name in row if name not in self._known]
+        if unknown:
+            raise RequestError(
+                f"'{unknown[0]}' is no key or input of '{self.plan.name}'.",
+                hint=did_you_mean(unknown[0], self._known),
+            )
+
+    def _outside(self, t: int, now: int) -> str | None:
+        if t > now + AHEAD:
+            return f"{format_instant(t)} has not come yet; it is {format_instant(now)}."
+        if self._history is not None and t < now - self._history:
+            return (
+                f"{format_instant(t)} lies outside the history of '{self.plan.name}',"
+                f" which begins at {format_instant(now - self._history)}."
+                " Declare a longer history: on its feature sets."
+            )
+        return None
+
+    def _reads(self, rows: Sequence[_Row]) -> list[list[EntityRead | None]]:
+        reads = []
+        for lookup in self._lookups:
+            column: list[EntityRead | None] = []
+            for row in rows:
+                try:
+                    column.append(None if row.error is not None else lookup.request(row))
+                except ValueError as error:
+                    row.error = str(error)
+                    column.append(None)
+            reads.append(column)
+        return reads
+
+    def _requests(self, reads: Sequence[Sequence[EntityRead | None]]) -> list[tuple[str, list[EntityRead]]]:
+        return [
+            (self._generations(lookup.plan), [read for read in column if read is not None])
+            for lookup, column in zip(self._lookups, reads, strict=True)
+        ]
+
+    def _result(
+        self,
+        rows: Sequence[_Row],
+        reads: Sequence[Sequence[EntityRead | None]],
+        found: Sequence[Sequence[Sequence[bytes | None]]],
+        now: int,
+    ) -> VectorResult:
+        for lookup, column, fields in zip(self._lookups, reads, found, strict=True):
+            lookup.fill(rows, column, fields)
+        for row in rows:
+            if row.error is None:
+                self._derive(row)
+        blank = [INVALID] * len(self._names)
+        return VectorResult(
+            f"{self.plan.name}@{self.plan.fingerprint}",
+            self.plan.outputs,
+            [self._values(row) for row in rows],
+            [blank if row.error is not None else [row.status[name] for name in self._names] for row in rows],
+            [row.t for row in rows],
+            now,
+            [row.error for row in rows],
+        )
+
+    def _derive(self, row: _Row) -> None:
+        for name, closure, columns in self._derived:
+            try:
+                value = row.values[name] = closure({column: row.values[slot] for column, slot in columns})
+                row.status[name] = NULL_VALUE if value is None else PRESENT
+            except RowRejected:
+                row.values[name] = None
+                row.status[name] = INVALID
+
+    def _values(self, row: _Row) -> list[Any]:
+        if row.error is not None:
+            return [None] * len(self._names)
+        values = [row.values[name] for name in self._names]
+        if self._impute:
+            values = [
+                self._impute.get(name) if value is None else value
+                for name, value in zip(self._names, values, strict=True)
+            ]
+        return values

@@ -1,0 +1,162 @@
+"""Request values as typed row values: what a caller sends, cast without loss (DESIGN 3.12, 3.14)."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from featurestore.errors import RequestError
+from featurestore.instants import from_datetime, parse_instant, to_datetime
+from featurestore.types import DataType, Field
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+
+def row_value(value: Any, kind: DataType, zone: str | None = None) -> Any:
+    """Return a request's value as a row value of `kind`: instants in µs, dates in days, null as None.
+
+    Raises ValueError where the value does not fit. `zone` is that of naive timestamps; without one they
+    are refused.
+    """
+    if value is None:
+        return None
+    cast = _CASTS.get(kind.name) or (_whole if kind.is_integer else _real)
+    return cast(value, kind, zone)
+
+
+def cast_row(row: Mapping[str, Any], schema: tuple[Field, ...], zone: str | None = None) -> dict[str, Any]:
+    """Return a raw row as typed row values; a missing column is null. Raises RequestError with the column."""
+    result = {}
+    for field in schema:
+        try:
+            result[field.name] = row_value(row.get(field.name), field.type, zone)
+        except ValueError as error:
+            raise RequestError(f"{field.name}: {error}") from None
+    return result
+
+
+def outward(value: Any, kind: DataType) -> Any:
+    """Return a row value as Python users know it: instants as datetimes, dates as dates."""
+    if value is None:
+        return None
+    if kind.name == "timestamp":
+        return to_datetime(value)
+    if kind.name == "date":
+        return date.fromordinal(value + _EPOCH_DAY)
+    if kind.name == "list" and kind.item is not None:
+        return [outward(item, kind.item) for item in value]
+    return value
+
+
+def _refuse(value: Any, kind: DataType) -> ValueError:
+    return ValueError(f"{value!r} is no {kind}")
+
+
+def _whole(value: Any, kind: DataType, _: str | None) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, str):  # how JSON carries integers past 2**53
+        try:
+            value = int(value)
+        except ValueError:
+            raise _refuse(value, kind) from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _refuse(value, kind)
+    bits = int(kind.name.lstrip("uint"))
+    low, high = (0, 2**bits) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    if not low <= value < high:
+        raise _refuse(value, kind)
+    return value
+
+
+def _real(value: Any, kind: DataType, _: str | None) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise _refuse(value, kind)
+    result = float(value) + 0.0
+    if kind.name == "float32" and math.isfinite(result):
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            result = float(np.float32(result))
+    return result
+
+
+def _text(value: Any, kind: DataType, _: str | None) -> str:
+    if not isinstance(value, str):
+        raise _refuse(value, kind)
+    return value
+
+
+def _truth(value: Any, kind: DataType, _: str | None) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(value, kind)
+    return value
+
+
+def _bytes(value: Any, kind: DataType, _: str | None) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    raise _refuse(value, kind)
+
+
+def _decimal(value: Any, kind: DataType, _: str | None) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise _refuse(value, kind)
+    try:
+        exact = Decimal(str(value))
+        scaled = exact.quantize(Decimal(1).scaleb(-kind.scale))
+    except InvalidOperation:
+        raise _refuse(value, kind) from None
+    if scaled != exact or len(scaled.as_tuple().digits) > kind.precision:
+        raise _refuse(value, kind)
+    return scaled
+
+
+def _date(value: Any, kind: DataType, _: str | None) -> int:
+    if isinstance(value, str):
+        value = date.fromisoformat(value)
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise _refuse(value, kind)
+    return value.toordinal() - _EPOCH_DAY
+
+
+def _timestamp(value: Any, kind: DataType, zone: str | None) -> int:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    if not isinstance(value, datetime):
+        raise _refuse(value, kind)
+    if value.tzinfo is None:
+        if zone is None:
+            raise ValueError(f"{value.isoformat()} has no time zone; write it with one, as …Z")
+        return from_local(value, zone)
+    return parse_instant(value)
+
+
+def from_local(value: datetime, zone: str) -> int:
+    """Return the instant of a local time: the earlier of two, moved forward over a gap (DESIGN 3.1)."""
+    aware = value.replace(tzinfo=ZoneInfo(zone), fold=0)
+    return from_datetime(aware.astimezone(UTC))
+
+
+def _list(value: Any, kind: DataType, zone: str | None) -> list[Any]:
+    if not isinstance(value, list | tuple) or kind.item is None:
+        raise _refuse(value, kind)
+    return [row_value(item, kind.item, zone) for item in value]
+
+
+_CASTS = {
+    "string": _text,
+    "bool": _truth,
+    "binary": _bytes,
+    "decimal": _decimal,
+    "date": _date,
+    "timestamp": _timestamp,
+    "list": _list,
+}

@@ -1,0 +1,231 @@
+"""What entities' online state says at an instant: newest row-level features and aggregates.
+
+All entities of a request are evaluated together: their windows become ranges over one set of rows and
+one set of tiles, and the algebra runs once per kind of state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.aggregates.arrays import Array, Partial, put, take
+from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.layout import Values
+from featurestore.errors import HistoryError, OperatorError
+from featurestore.instants import format_instant
+from featurestore.online import nodes
+from featurestore.online.layout import ROOT, OnlineLayout, node_name
+from featurestore.online.nodes import Directory, Leaf, Node
+
+Segment = tuple[Node, int, int]
+"""Rows of a leaf, or tiles of a directory, from one number up to another."""
+
+
+class EntityView:
+    """One entity's fields as read for instant `t`, and a row to add, if its id is not there yet."""
+
+    def __init__(
+        self,
+        layout: OnlineLayout,
+        fields: Mapping[bytes, bytes | None],
+        t: int,
+        base: Leaf | None = None,
+    ) -> None:
+        self.t = t
+        self._layout = layout
+        self._fields = fields
+        self._nodes: dict[bytes, Node] = {}
+        root = self._node(ROOT)
+        if root is not None and root.floor is not None and t - layout.plan.reach < root.floor:
+            raise HistoryError(
+                f"'{layout.plan.name}' is complete from {format_instant(root.floor + layout.plan.reach)} on,"
+                f" not at {format_instant(t)}.",
+                hint="Ask for a later instant, or declare a longer history: on the feature set.",
+            )
+        self.base = base if base is not None and not self._holds(base) else None
+
+    def newest(self) -> tuple[int, bytes] | None:
+        """Return the event time and the packed features of the newest row at `t`."""
+        high = self.t if self._layout.plan.left_closed else self.t + 1
+        root = self._node(ROOT)
+        return None if root is None else self._newest(root, -1, high)
+
+    def segments(self, low: int, high: int) -> Iterator[Segment]:
+        """Yield the parts of the state that cover event times [low, high), in order."""
+        root = self._node(ROOT)
+        if root is not None:
+            yield from self._segments(root, -1, low, high)
+        if self.base is not None and low <= self.base.times[0] < high:
+            yield self.base, 0, 1
+
+    def _node(self, name: bytes) -> Node | None:
+        if name not in self._nodes:
+            data = self._fields.get(name)
+            if data is None:
+                return None
+            self._nodes[name] = nodes.decode(data, self._layout)
+        return self._nodes[name]
+
+    def _child(self, level: int, number: int) -> Node:
+        child = self._node(node_name(level, number))
+        if child is None:
+            raise OperatorError(
+                f"Online state of '{self._layout.plan.name}' lacks slice {number} of level {level}.",
+                hint=f"Run: featurestore materialize {self._layout.plan.name}",
+            )
+        return child
+
+    def _newest(self, node: Node, level: int, high: int) -> tuple[int, bytes] | None:
+        if isinstance(node, Leaf):
+            for i in range(int(np.searchsorted(node.times, high)) - 1, -1, -1):
+                if (plain := node.plain[i]) is not None:
+                    return int(node.times[i]), plain
+            return None
+        bits = self._layout.bits[level + 1]
+        last = high >> bits
+        end = int(np.searchsorted(node.slices, last))
+        if end < len(node.slices) and node.slices[end] == last and high != last << bits:
+            found = self._newest(self._child(level + 1, last), level + 1, high)
+            if found is not None:
+                return found
+        for i in range(end - 1, -1, -1):
+            if (plain := node.plain[i]) is not None:
+                return int(node.plain_times[i]), plain
+        return node.older
+
+    def _segments(self, node: Node, level: int, low: int, high: int) -> Iterator[Segment]:
+        if low >= high:
+            return
+        if isinstance(node, Leaf):
+            start, end = np.searchsorted(node.times, (low, high))
+            if start < end:
+                yield node, int(start), int(end)
+            return
+        bits = self._layout.bits[level + 1]
+        first, last = low >> bits, high >> bits
+        if first == last:
+            yield from self._partial(node, level, first, low, high)
+            return
+        if low != first << bits:
+            yield from self._partial(node, level, first, low, (first + 1) << bits)
+            first += 1
+        start, end = np.searchsorted(node.slices, (first, last))
+        if start < end:
+            yield node, int(start), int(end)
+        if high != last << bits:
+            yield from self._partial(node, level, last, last << bits, high)
+
+    def _partial(self, node: Directory, level: int, number: int, low: int, high: int) -> Iterator[Segment]:
+        place = int(np.searchsorted(node.slices, number))
+        if place < len(node.slices) and node.slices[place] == number:
+            yield from self._segments(self._child(level + 1, number), level + 1, low, high)
+
+    def _holds(self, base: Leaf) -> bool:
+        """Tell whether a row of base's event time and id is stored."""
+        if base.ids is None:
+            return False
+        time = int(base.times[0])
+        return any(
+            isinstance(node, Leaf) and node.ids is not None and bool((node.ids[i:j] == base.ids[0]).any())
+            for node, i, j in self._leaf_segments(time)
+        )
+
+    def _leaf_segments(self, time: int) -> Iterator[Segment]:
+        node, level = self._node(ROOT), -1
+        while isinstance(node, Directory):
+            level += 1
+            node = self._node(node_name(level, time >> self._layout.bits[level]))
+        if node is not None:
+            yield from self._segments(node, level, time, time + 1)
+
+
+@dataclass
+class _Pool:
+    """Nodes whose columns are laid end to end, and where each begins."""
+
+    nodes: list[Node]
+    starts: dict[int, int]
+    size: int = 0
+
+    def place(self, node: Node) -> int:
+        """Return where the node's first entry stands."""
+        start = self.starts.get(id(node))
+        if start is None:
+            start = self.starts[id(node)] = self.size
+            self.nodes.append(node)
+            self.size += len(node) if isinstance(node, Leaf) else len(node.slices)
+        return start
+
+
+def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finished]:
+    """Return each aggregate's values and validity, one per view, at the views' instants."""
+    plan = layout.aggregates
+    count = len(views)
+    leaves, directories = _Pool([], {}), _Pool([], {})
+    slots: list[list[tuple[int, bool, int, int]]] = []  # by place in order: (target, is leaf, low, high)
+    for number, window in enumerate(plan.windows):
+        for place, view in enumerate(views):
+            low, high = window.bounds(view.t)
+            for slot, (node, start, end) in enumerate(view.segments(low, high)):
+                if slot == len(slots):
+                    slots.append([])
+                is_leaf = isinstance(node, Leaf)
+                offset = (leaves if is_leaf else directories).place(node)
+                slots[slot].append((number * count + place, is_leaf, offset + start, offset + end))
+    inputs = _inputs(layout, leaves)
+    tiles = (
+        nodes.join_directories([n for n in directories.nodes if isinstance(n, Directory)])
+        if directories.nodes
+        else ()
+    )
+    edges = [_Edges.of(slot, is_leaf) for slot in slots for is_leaf in (True, False)]
+    cache: list[Partial] = []
+    for number, use in enumerate(plan.uses):
+        total = use.state.empty(count * len(plan.windows))
+        for place, part in enumerate(edges):
+            if not len(part.targets):
+                continue
+            if part.is_leaf:
+                values = inputs[use.input]
+                states = use.state.reduce(values.values, values.rank(part.low), values.rank(part.high))
+            else:
+                states = use.state.combine(tiles[number], part.low, part.high)
+            if place > 1:
+                states = use.state.merge(take(total, part.targets), states)
+            put(total, part.targets, states)
+        cache.append(total)
+    return plan.finish(lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)))
+
+
+@dataclass(frozen=True)
+class _Edges:
+    targets: Array
+    low: Array
+    high: Array
+    is_leaf: bool
+
+    @staticmethod
+    def of(slot: list[tuple[int, bool, int, int]], is_leaf: bool) -> _Edges:
+        """Return the slot's ranges over leaves, or over directories."""
+        chosen = [(target, low, high) for target, leaf, low, high in slot if leaf == is_leaf]
+        array = np.array(chosen, np.int64).reshape(-1, 3)
+        return _Edges(array[:, 0], array[:, 1], array[:, 2], is_leaf)
+
+
+def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
+    """Return every input over the pool's rows, compressed to what counts."""
+    leaves = [node for node in pool.nodes if isinstance(node, Leaf)]
+    joined = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(layout)
+    result = []
+    for number in range(len(layout.aggregates.inputs)):
+        values, valid = layout.parts.input(number, joined.parts, len(joined))
+        if valid is None:
+            result.append(Values(values, None))
+            continue
+        prefix = np.zeros(len(valid) + 1, np.int64)
+        np.cumsum(valid, out=prefix[1:])
+        result.append(Values(values[valid], prefix))
+    return result

@@ -1,0 +1,248 @@
+"""The online writer: rows into entities' state, shard by shard, each applied exactly once.
+
+The protocol of a shard (DESIGN 7): read its revision and positions, then its entities; drop rows below
+the positions; write entities, positions and a fresh random revision in one atomic step, if the revision
+is still the one that was read. A writer that loses the race reads again and finds what was applied.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from featurestore import instants
+from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
+from featurestore.errors import OperatorError, StoreUnavailable
+from featurestore.keys import SHARDS
+from featurestore.online.layout import OnlineLayout
+from featurestore.online.tree import Update
+from featurestore.plans import SetPlan
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from featurestore.online.frames import EntityBatch
+
+_ENTITIES = 4096  # entities read and written at once
+_ATTEMPTS = 200
+
+Positions = dict[str, int]
+"""Partition to the next sequence to apply."""
+
+
+class StoreWentBack(StoreUnavailable):
+    """A store whose positions are lower than they were: a restart or a failover lost its last writes.
+
+    What it lost must be read again: start from `OnlineWriter.lowest`.
+    """
+
+    code = "store_went_back"
+
+
+@dataclass
+class Applied:
+    """What one call did: rows applied, rows that were there already, entities written, races lost."""
+
+    rows: int = 0
+    duplicates: int = 0
+    entities: int = 0
+    conflicts: int = 0
+
+
+def encode_positions(positions: Mapping[str, int]) -> bytes:
+    """Return the bytes of a shard's positions."""
+    return msgspec.msgpack.encode(dict(positions))
+
+
+def decode_positions(data: bytes) -> Positions:
+    """Return a shard's positions; none where nothing was written."""
+    return msgspec.msgpack.decode(data, type=Positions) if data else {}
+
+
+class OnlineWriter:
+    """Writes one feature set's generation. Several writers, anywhere, may write the same one at once.
+
+    `keep_all` keeps rows of all time, whatever the set's history: for scratch stores.
+    """
+
+    def __init__(
+        self,
+        plan: SetPlan,
+        store: OnlineStore,
+        generation: str,
+        *,
+        clock: Callable[[], int] = instants.now,
+        keep_all: bool = False,
+    ) -> None:
+        self._layout = OnlineLayout.of(plan)
+        self._store = store
+        self._generation = generation
+        self._clock = clock
+        self._keep_all = keep_all
+        self._seen: dict[int, Positions] = {}
+
+    def positions(self) -> dict[int, Positions]:
+        """Return every shard's positions as the store has them now."""
+        states = self._store.shards(self._generation, range(SHARDS))
+        self._seen = {shard: decode_positions(state.positions) for shard, state in enumerate(states)}
+        return dict(self._seen)
+
+    def lowest(self, partition: str) -> int:
+        """Return the sequence from which some shard still needs the partition."""
+        return min(positions.get(partition, 0) for positions in self.positions().values())
+
+    def apply(self, rows: pl.DataFrame, positions: Mapping[str, int] | None = None) -> Applied:
+        """Apply transformed rows, and record how far their partitions have been read.
+
+        The frame holds all rows of each partition between the position last recorded and `positions`
+        (default: behind the last row of each partition). Raises StoreUnavailable; StoreWentBack when a
+        shard has lower positions than this writer knows of; OperatorError when others win every race.
+        """
+        from featurestore.online.frames import entity_batch
+
+        applied = Applied()
+        if rows.is_empty():
+            return applied
+        batch = entity_batch(self._layout, rows)
+        if positions is None:
+            ends = np.zeros(len(batch.partitions), np.int64)
+            np.maximum.at(ends, batch.partition, batch.sequence + 1)
+            positions = dict(zip(batch.partitions, ends.tolist(), strict=True))
+        by_shard: dict[int, list[int]] = {}
+        for entity, shard in enumerate(batch.shards.tolist()):
+            by_shard.setdefault(shard, []).append(entity)
+        for shards in _chunks(by_shard):
+            pending, attempt = shards, 0
+            while pending:
+                pending = self._write(batch, {s: by_shard[s] for s in pending}, positions, applied)
+                applied.conflicts += len(pending)
+                attempt += 1
+                if attempt > _ATTEMPTS:
+                    raise OperatorError(
+                        f"Other writers of '{self._layout.plan.name}' won {attempt} races"
+                        f" for shard {pending[0]}.",
+                        hint="Run fewer streams and ingests of this feature set at once.",
+                    )
+                if pending:
+                    time.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))
+        return applied
+
+    def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
+        """Record the positions in those of the shards that have lower ones, without touching entities.
+
+        Every row below the positions must have been applied before.
+        """
+        pending = list(shards)
+        while pending:
+            states = self._store.shards(self._generation, pending)
+            writes = []
+            for shard, state in zip(pending, states, strict=True):
+                known = self._known(shard, state)
+                raised = _raised(known, positions)
+                if raised != known:
+                    writes.append((shard, state.revision, _revision(), encode_positions(raised), ()))
+            done = self._store.write(self._generation, writes) if writes else []
+            pending = [write[0] for write, ok in zip(writes, done, strict=True) if not ok]
+
+    def _write(
+        self,
+        batch: EntityBatch,
+        shards: Mapping[int, Sequence[int]],
+        positions: Mapping[str, int],
+        applied: Applied,
+    ) -> list[int]:
+        """Read, change and write shards (each with its entities); return those that lost the race."""
+        reads = {
+            shard: [EntityRead(shard, batch.keys[e], self._fields(batch, e)) for e in entities]
+            for shard, entities in shards.items()
+        }
+        stored = self._store.read_for_write(self._generation, reads)
+        floors = None if self._keep_all else self._layout.floors(self._clock())
+        writes, counts = [], []
+        for shard, entities in shards.items():
+            state, fields = stored[shard]
+            known = self._known(shard, state)
+            done = np.array([known.get(name, 0) for name in batch.partitions], np.int64)
+            count = Applied()
+            changes = []
+            for entity, read, values in zip(entities, reads[shard], fields, strict=True):
+                index = np.arange(batch.starts[entity], batch.starts[entity + 1])
+                fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
+                count.duplicates += len(index) - len(fresh)
+                if len(fresh):
+                    count.rows += len(fresh)
+                    changes.append(self._change(batch, fresh, read, values, floors))
+            count.entities = len(changes)
+            raised = _raised(known, positions)
+            if changes or raised != known:
+                writes.append((shard, state.revision, _revision(), encode_positions(raised), changes))
+                counts.append(count)
+            else:
+                applied.duplicates += count.duplicates
+        lost = []
+        for write, count, ok in zip(writes, counts, self._store.write(self._generation, writes), strict=True):
+            if ok:
+                applied.rows += count.rows
+                applied.duplicates += count.duplicates
+                applied.entities += count.entities
+            else:
+                lost.append(write[0])
+        return lost
+
+    def _known(self, shard: int, state: ShardState) -> Positions:
+        """Return the shard's positions, which never go back while the store keeps what it acknowledged."""
+        known = decode_positions(state.positions)
+        seen = self._seen.get(shard, {})
+        if any(known.get(name, 0) < end for name, end in seen.items()):
+            raise StoreWentBack(
+                f"Shard {shard} of '{self._layout.plan.name}' has lost writes that it had acknowledged.",
+                hint="They are read again from the source; check the store's persistence (appendfsync).",
+            )
+        self._seen[shard] = known
+        return known
+
+    def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
+        return self._layout.write_fields(batch.rows.times[batch.starts[entity] : batch.starts[entity + 1]])
+
+    def _change(
+        self,
+        batch: EntityBatch,
+        index: np.ndarray,
+        read: EntityRead,
+        values: Sequence[bytes | None],
+        floors: tuple[int, int] | None,
+    ) -> EntityWrite:
+        def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
+            return self._store.read(self._generation, [EntityRead(read.shard, read.key, tuple(names))])[0]
+
+        stored = dict(zip(read.fields, values, strict=True))
+        fields = Update(self._layout, stored, floors, fetch).apply(batch.rows.take(index))
+        return EntityWrite(read.key, fields, None if self._keep_all else self._layout.expire_ms())
+
+
+def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
+    return known | {name: max(known.get(name, 0), end) for name, end in positions.items()}
+
+
+def _revision() -> bytes:
+    return secrets.token_bytes(12)
+
+
+def _chunks(by_shard: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Return the shards in groups of a bounded number of entities."""
+    chunks: list[list[int]] = []
+    size = _ENTITIES
+    for shard, entities in by_shard.items():
+        if size + len(entities) > _ENTITIES:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(shard)
+        size += len(entities)
+    return chunks

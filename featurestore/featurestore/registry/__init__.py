@@ -1,0 +1,26 @@
+"""The registry: every applied version and what belongs to it, in SQLite or Postgres (DESIGN 7).
+
+`Registry` is the whole of it; `schema` holds its tables, `database` the transactions, and one module
+each the versions, the generations, and the records (fits, ingests, training sets, statistics).
+Nothing outside this package knows SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+from featurestore.registry.generations import Generation
+from featurestore.registry.records import Fit, Ingest, TrainingSet
+from featurestore.registry.registry import Registry
+from featurestore.registry.statistics import Statistics
+from featurestore.registry.versions import NewVersion, Pins, Version
+
+__all__ = [
+    "Fit",
+    "Generation",
+    "Ingest",
+    "NewVersion",
+    "Pins",
+    "Registry",
+    "Statistics",
+    "TrainingSet",
+    "Version",
+]

@@ -1,0 +1,249 @@
+"""Stream records of JSON objects to a frame; one bad record costs only itself (DESIGN 3.14).
+
+Each record is decoded into a typed struct by msgspec, on its own: nothing is joined, so no record can
+swallow its neighbour, and no second parser with other rules stands behind. Fields that the schema does not
+have are skipped; a missing field is null. Types are JSON's: text is no number, a number is no text, true is
+no 1. Integers are exact at any size; 17850.0 is the integer 17850; binary is base64; decimals may be
+numbers or text. Times are ISO 8601 text; integers only where the stream's `options: {epoch: s|ms|us|ns}`
+says what they count.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+import polars as pl
+
+from featurestore.contracts import RecordBatch
+from featurestore.errors import SpecError
+from featurestore.instants import format_instant
+from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
+from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
+from featurestore.types import DataType, Field
+
+_KINDS = {
+    str: "text",
+    bool: "a bool",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+_EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
+_EXACT = 2.0**53
+
+
+def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the batch's readable records as a frame for `door.admit`, and dead letters of the rest."""
+    records = batch.records
+    return decode_payloads(
+        source,
+        [record.value for record in records],
+        pl.DataFrame(
+            {
+                PARTITION: pl.Series([batch.partition], dtype=pl.String).new_from_index(0, len(records)),
+                SEQUENCE: pl.Series([record.sequence for record in records], dtype=pl.Int64),
+                RECORD_TIME: pl.Series([record.time for record in records], dtype=pl.Int64),
+            }
+        ),
+        stream_epoch(source),
+    )
+
+
+def stream_epoch(source: SourcePlan) -> str | None:
+    """Return what integers count in the stream's timestamps, where its options say so."""
+    return _epoch(source.stream)
+
+
+def batch_epoch(source: SourcePlan) -> str | None:
+    """Return what integers count in the batch half's timestamps, where its options say so."""
+    return _epoch(source.batch)
+
+
+def _epoch(half: dict[str, Any] | None) -> str | None:
+    epoch = (half or {}).get("options", {}).get("epoch")
+    if epoch is not None and epoch not in _EPOCH_TICKS:
+        raise SpecError(f"options: epoch: '{epoch}' is no unit.", hint=f"Use {', '.join(_EPOCH_TICKS)}.")
+    return None if epoch is None else str(epoch)
+
+
+def decode_payloads(
+    source: SourcePlan, payloads: Sequence[bytes | None], system: pl.DataFrame, epoch: str | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return a frame of the payloads that could be read, beside their row of `system`, and dead letters.
+
+    The frame has the schema's columns, those of `system`, and `__payload`.
+    """
+    decoder = _decoder(source.schema, epoch)
+    rows: list[Any] = []
+    kept: list[int] = []
+    refused: list[tuple[int, str, str]] = []
+    limit = source.max_bytes
+    parse = decoder.parse
+    for place, payload in enumerate(payloads):
+        if payload is None:
+            refused.append((place, "tombstone", "the record has no value"))
+        elif len(payload) > limit:
+            refused.append((place, "too_large", f"{len(payload)} bytes are more than max_bytes: {limit}"))
+        else:
+            try:
+                rows.append(parse(payload))
+                kept.append(place)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                row, code, message = decoder.explain(payload)
+                if row is None:
+                    refused.append((place, code, message))
+                else:
+                    rows.append(row)
+                    kept.append(place)
+    columns = [decoder.column(rows, index) for index in range(len(source.schema))]
+    chosen = system if len(kept) == system.height else system[kept]
+    received = pl.Series(PAYLOAD, payloads if not refused else [payloads[i] for i in kept], dtype=pl.Binary)
+    frame = pl.DataFrame([*columns, *chosen.get_columns(), received])
+    return frame, _letters(source, system, payloads, refused)
+
+
+def _letters(
+    source: SourcePlan,
+    system: pl.DataFrame,
+    payloads: Sequence[bytes | None],
+    refused: list[tuple[int, str, str]],
+) -> pl.DataFrame:
+    if not refused:
+        return empty()
+    places, codes, messages = zip(*refused, strict=True)
+    at = system[list(places)]
+    time = at[RECORD_TIME] if RECORD_TIME in at.columns else pl.Series([None] * at.height, dtype=pl.Int64)
+    kept = []
+    for place, code in zip(places, codes, strict=True):
+        payload = payloads[place]
+        kept.append(payload[:KEPT] if payload is not None and code == "too_large" else payload)
+    return letters(source.name, None, at, time.cast(pl.Datetime("us", "UTC")), codes, messages, kept)
+
+
+class _Decoder:
+    """A struct type of a schema: parses payloads, explains what does not parse, builds columns."""
+
+    def __init__(self, schema: Sequence[Field], epoch: str | None) -> None:
+        self.schema = tuple(schema)
+        self.epoch = epoch
+        names = [f"f{index}" for index in range(len(schema))]
+        fields = [
+            (name, _json_type(field.type, epoch) | None, msgspec.field(name=field.name, default=None))
+            for name, field in zip(names, schema, strict=True)
+        ]
+        self.struct = msgspec.defstruct("Row", fields, gc=False)
+        self.parse = msgspec.json.Decoder(self.struct).decode
+        self.getters = [attrgetter(name) for name in names]
+
+    def explain(self, payload: bytes) -> tuple[Any, str, str]:
+        """Return the row where its values fit after all, else None; then the reason's code and message."""
+        try:
+            value = msgspec.json.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return None, "malformed", str(error)
+        except RecursionError:
+            return None, "malformed", "the record is nested too deeply"
+        if not isinstance(value, dict):
+            return None, "malformed", f"the record is {_KINDS.get(type(value), 'null')}, not an object"
+        values = []
+        for field in self.schema:
+            found = value.get(field.name)
+            fitted, code = _fit(found, field.type, self.epoch)
+            if code:
+                shown = f"{found!r:.80}"
+                said = f"{field.name}: {shown} is {_KINDS.get(type(found), 'null')}, not {field.type}"
+                return None, code, said if code == "bad_type" else f"{field.name}: {shown} is no {field.type}"
+            values.append(fitted)
+        return self.struct(*values), "", ""
+
+    def column(self, rows: Iterable[Any], index: int) -> pl.Series:
+        """Return one column of the decoded rows, in a type that the door casts."""
+        field = self.schema[index]
+        return _series(field.name, list(map(self.getters[index], rows)), field.type, self.epoch)
+
+
+@functools.lru_cache(maxsize=256)
+def _decoder(schema: tuple[Field, ...], epoch: str | None) -> _Decoder:
+    return _Decoder(schema, epoch)
+
+
+def _bounds(kind: DataType) -> tuple[int, int]:
+    bits = int(kind.name.lstrip("uint"))
+    return (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _json_type(kind: DataType, epoch: str | None) -> Any:
+    if kind.is_integer:
+        low, high = _bounds(kind)
+        return Annotated[int, msgspec.Meta(ge=low, le=min(high, 2**63 - 1))]
+    if kind.name == "timestamp" and epoch is not None:
+        return int | str
+    if kind.name == "list":
+        assert kind.item is not None
+        return list[_json_type(kind.item, epoch) | None]  # type: ignore[misc]
+    plain: dict[str, Any] = {"float32": float, "float64": float, "bool": bool, "binary": bytes}
+    plain["decimal"] = Decimal
+    return plain.get(kind.name, str)
+
+
+def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
+    """Return a plain JSON value as the struct's, or a reason code why it does not fit."""
+    if value is None:
+        return None, ""
+    if kind.name == "list":
+        assert kind.item is not None
+        if not isinstance(value, list):
+            return None, "bad_type"
+        items = [_fit(item, kind.item, epoch) for item in value]
+        return [item for item, _ in items], next((code for _, code in items if code), "")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind.is_integer and number:
+        if isinstance(value, float):
+            if not (value.is_integer() and abs(value) <= _EXACT):
+                return None, "bad_value"
+            value = int(value)
+        low, high = _bounds(kind)
+        return value, "" if low <= value <= high else "bad_value"
+    try:
+        return msgspec.convert(value, _json_type(kind, epoch), strict=not (number and kind.is_number)), ""
+    except msgspec.ValidationError:
+        same = isinstance(value, str) and kind.name in ("binary", "decimal", "timestamp", "date")
+        return None, "bad_value" if same else "bad_type"
+
+
+def _series(name: str, values: list[Any], kind: DataType, epoch: str | None) -> pl.Series:
+    leaf = kind
+    while leaf.item is not None:
+        leaf = leaf.item
+    if leaf.name == "decimal" or (leaf.name == "timestamp" and epoch is not None):
+        values = [_as_text(value, epoch) for value in values]
+    return pl.Series(name, values, dtype=_carrier(kind))
+
+
+def _as_text(value: Any, epoch: str | None) -> Any:
+    if isinstance(value, list):
+        return [_as_text(item, epoch) for item in value]
+    if isinstance(value, Decimal):
+        return str(value)
+    if not isinstance(value, int) or epoch is None:
+        return value
+    many, few = _EPOCH_TICKS[epoch]
+    try:
+        return format_instant(value * many // few)
+    except OverflowError:
+        return str(value)
+
+
+def _carrier(kind: DataType) -> Any:
+    if kind.name == "list":
+        assert kind.item is not None
+        return pl.List(_carrier(kind.item))
+    if kind.name == "float32":
+        return pl.Float64
+    return pl.String if kind.name in ("date", "timestamp", "decimal") else kind.polars()

@@ -1,0 +1,37 @@
+"""Declarations: the models, and how a project's folder is read into them."""
+
+from featurestore.specs.loading import Loaded, LoadedProject, load_declarations, load_project
+from featurestore.specs.models import (
+    Aggregation,
+    BatchHalf,
+    Declaration,
+    Entity,
+    FeatureSelection,
+    FeatureSet,
+    FeatureVector,
+    Source,
+    StreamHalf,
+)
+from featurestore.specs.origins import Origin
+from featurestore.specs.problems import SpecErrors
+from featurestore.specs.project import ProjectConfig, load_config
+
+__all__ = [
+    "Aggregation",
+    "BatchHalf",
+    "Declaration",
+    "Entity",
+    "FeatureSelection",
+    "FeatureSet",
+    "FeatureVector",
+    "Loaded",
+    "LoadedProject",
+    "Origin",
+    "ProjectConfig",
+    "Source",
+    "SpecErrors",
+    "StreamHalf",
+    "load_config",
+    "load_declarations",
+    "load_project",
+]

@@ -1,0 +1,106 @@
+"""A project's folder as declarations, from YAML and Python files mixed freely (DESIGN 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.errors import SpecError
+from featurestore.specs.documents import read_documents
+from featurestore.specs.models import Declaration
+from featurestore.specs.origins import Origin, shown
+from featurestore.specs.problems import Problems
+from featurestore.specs.project import FILE, ProjectConfig, load_config
+from featurestore.specs.python_files import Found, is_spec_file, read_python
+from featurestore.specs.validation import declaration
+
+_LEFT_OUT = {"data", "schema", "__pycache__", "node_modules"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A declaration and where it was written."""
+
+    declaration: Declaration
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class LoadedProject:
+    """A project as written: its folder, its settings under a profile, its declarations."""
+
+    root: Path
+    config: ProjectConfig
+    declarations: tuple[Loaded, ...]
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self.config.project
+
+
+def load_project(
+    folder: str | Path, profile: str | None = None, environ: Mapping[str, str] | None = None
+) -> LoadedProject:
+    """Return what a project's folder declares, checked for form.
+
+    Raises SpecErrors with every mistake of every file, each with file:line.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise SpecError("there is no such folder.", where=shown(root))
+    problems = Problems()
+    config: ProjectConfig | None = None
+    with problems.collect():
+        config = load_config(root, profile, environ)
+    declarations: tuple[Loaded, ...] = ()
+    with problems.collect():
+        declarations = load_declarations(root)
+    problems.check()
+    assert config is not None
+    return LoadedProject(root, config, declarations)
+
+
+def load_declarations(folder: str | Path) -> tuple[Loaded, ...]:
+    """Return the declarations of all spec files below a folder, files in the order of their paths.
+
+    Hidden folders, and those named data or schema, are left out. Raises SpecErrors.
+    """
+    root = Path(folder).resolve()
+    problems = Problems()
+    loaded: list[Loaded] = []
+    seen: dict[tuple[str, int, str], Declaration] = {}
+    for path in _files(root):
+        if path.suffix != ".py":
+            documents = []
+            with problems.collect():
+                documents = read_documents(path)
+            for document in documents:
+                with problems.collect():
+                    made = declaration(document.value, document.origin)
+                    loaded.append(Loaded(made, document.origin))
+            continue
+        found: list[Found] = []
+        with problems.collect():
+            found = read_python(path, root) if is_spec_file(path, root) else []
+        for item in found:
+            place = (item.origin.file, item.origin.line, item.declaration.name)
+            if seen.get(place) == item.declaration:  # imported by another spec file
+                continue
+            seen[place] = item.declaration
+            loaded.append(Loaded(item.declaration, item.origin))
+    problems.check()
+    return tuple(loaded)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that may hold declarations, in the order of their paths."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if path.name not in _LEFT_OUT:
+                yield from _files(path)
+        elif path.suffix in (".yaml", ".yml", ".py") and path.name != FILE:
+            yield path

@@ -1,0 +1,344 @@
+"""What users declare: the same models behind YAML and Python (DESIGN 4).
+
+They hold what was written, checked for form only. `featurestore.compiler` resolves names and types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    Tag,
+    model_validator,
+)
+
+from featurestore.errors import SpecError
+from featurestore.instants import parse_duration
+from featurestore.steps import Step
+from featurestore.types import DataType
+
+OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer", default=None)
+"""Told of every declaration that comes into being; the loader of Python files notes lines with it."""
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except SpecError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _history(text: str) -> str:
+    return text if text == "all" else _duration(text)
+
+
+def _type(text: str) -> str:
+    try:
+        return str(DataType.parse(text))
+    except SpecError as error:
+        raise ValueError(str(error)) from None
+
+
+def _name_of(value: Any) -> Any:
+    """Return names where Python spec files give Entity objects."""
+    if isinstance(value, dict):
+        return {_name_of(key): column for key, column in value.items()}
+    return value.name if isinstance(value, Entity) else value
+
+
+TEXT, OBJECT = "<text>", "<object>"
+"""Names of the branches of unions; errors leave them out."""
+
+
+def _is_text(value: Any) -> str:
+    return TEXT if isinstance(value, str) else OBJECT
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")]
+FeatureName = Annotated[str, Field(pattern=r"^([a-z]|_[a-z0-9])[a-z0-9_]*$")]
+VectorName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")]
+Column = Annotated[str, Field(pattern=r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*$")]
+Duration = Annotated[
+    str,
+    Field(
+        json_schema_extra={"pattern": r"^(\d+(us|ms|s|m|h|d|w))+$", "examples": ["90s", "2h", "1d12h", "14d"]}
+    ),
+    AfterValidator(_duration),
+]
+TypeName = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "enum": [
+                        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+                        "float32",
+                        "float64",
+                        "bool",
+                        "string",
+                        "binary",
+                        "date",
+                        "timestamp",
+                    ]
+                },
+                {"pattern": r"^decimal\(\d+, ?\d+\)$"},
+                {"pattern": r"^list<.+>$"},
+            ]
+        }
+    ),
+    AfterValidator(_type),
+]
+
+
+class Model(BaseModel):
+    """The base of all declarations: immutable, and closed against unknown fields."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class Declared(Model):
+    """What every declared object may say of itself."""
+
+    description: str = ""
+    """What it is, for people; shown by `featurestore show` and on the web pages."""
+    owner: str = ""
+    """Who answers for it: a person, a team, an address."""
+    tags: tuple[str, ...] = ()
+    """Words to find it by."""
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Tell the observer, while a Python spec file is read."""
+        if (observer := OBSERVER.get()) is not None:
+            observer(self)
+
+
+class Entity(Declared):
+    """What a feature is about: a name and one typed key."""
+
+    kind: Literal["Entity"] = "Entity"
+    name: Name
+    """The entity's name, such as `customer`."""
+    type: TypeName = "string"
+    """The key's type: an integer type, string, binary, bool, date or timestamp."""
+    key: Column | None = None
+    """The key's column in requests; default, the entity's name."""
+
+    @property
+    def column(self) -> str:
+        """The key's column in requests and entity rows."""
+        return self.key or self.name
+
+
+class BatchHalf(Model):
+    """Where a source's history lies."""
+
+    kind: Literal["parquet", "csv", "json", "delta", "sql"]
+    """The format of the files, or `sql` for a database."""
+    path: str | None = None
+    """A file, a folder or a glob; relative paths begin at the project's folder."""
+    url: str | None = None
+    """The database's URL, for `sql`."""
+    query: str | None = None
+    """The SELECT that gives the rows, for `sql`."""
+    options: dict[str, Any] = {}
+    """Options of the reader, such as a CSV delimiter."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> BatchHalf:
+        if self.kind == "sql":
+            if not (self.url and self.query):
+                raise ValueError("a sql source needs url: and query:.")
+        elif not self.path:
+            raise ValueError(f"a {self.kind} source needs path:.")
+        return self
+
+
+class StreamHalf(Model):
+    """Where a source's new rows arrive. The kind of broker is the project's."""
+
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """The topic's name."""
+    format: Literal["json"] = "json"
+    """How a message is written: one JSON object."""
+    options: dict[str, Any] = {}
+    """Options of the reader."""
+
+
+_Columns = Annotated[
+    Annotated[Column, Tag(TEXT)] | Annotated[tuple[Column, ...], Tag(OBJECT)], Discriminator(_is_text)
+]
+
+
+class Source(Declared):
+    """Typed rows with an event time: a batch half, a stream half, one schema."""
+
+    kind: Literal["Source"] = "Source"
+    name: Name
+    """The source's name, such as `payments`."""
+    schema_: Annotated[dict[Column, TypeName], Field(alias="schema", min_length=1)]
+    """The columns and their types, in order. Other columns of the files or messages are not read."""
+    event_time: str
+    """The timestamp column of when a row happened, or `always` for a table without time."""
+    ingest_time: Column | None = None
+    """The timestamp column of when a row became known; default, the broker's time or the event time."""
+    event_id: _Columns | None = None
+    """The column or columns that identify an event, so that it counts once however often it is sent."""
+    order_by: Column | None = None
+    """A number, date or timestamp that orders rows of one entity and event time."""
+    timezone: str | None = None
+    """The zone of timestamps that carry none, such as `Europe/London`; without it they are refused."""
+    delay: Duration = "0s"
+    """How long after its event time a batch row became known."""
+    future: Duration = "5m"
+    """How far ahead of its ingest time an event may be stamped; what is further is a dead letter."""
+    max_bytes: Annotated[int, Field(gt=0, strict=True)] = 1_048_576
+    """The largest message that is taken, in bytes."""
+    cutover: str | None = None
+    """The instant of ingest time before which the batch half owns the rows, and from which the stream."""
+    on_duplicate: Literal["first", "replace"] = "first"
+    """Which row of one event_id counts: the first in order, or the newest."""
+    deleted: str | None = None
+    """A boolean expression that marks a row as retracting its event_id or, without ids, its entity."""
+    batch: BatchHalf | None = None
+    stream: StreamHalf | None = None
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns that identify an event; none where there is no `event_id:`."""
+        if self.event_id is None:
+            return ()
+        return (self.event_id,) if isinstance(self.event_id, str) else self.event_id
+
+
+class Aggregation(Model):
+    """Windowed functions of one column (or of rows) of an entity."""
+
+    functions: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The functions, such as `[sum, avg, max]`."""
+    windows: Annotated[tuple[Duration, ...], Field(min_length=1)]
+    """The windows, such as `[2h, 14d]`; each gives one feature per function."""
+    column: Column | None = None
+    """The column whose values are aggregated; without it, rows are counted."""
+    by: Column | None = None
+    """A column of categories: one feature per value in `values:`."""
+    values: tuple[str | int | bool, ...] = ()
+    """The categories that count; rows of others count nowhere."""
+    where: str | None = None
+    """A boolean expression; rows where it is not true do not count."""
+    name: FeatureName | None = None
+    """What the features' names begin with, in place of the column."""
+    k: Annotated[int, Field(gt=0, le=1000, strict=True)] | None = None
+    """How many values `last_k` keeps."""
+    closed: Literal["right", "left"] | None = None
+    """Which edge of the windows is inside; default, the feature set's."""
+    granularity: Duration | None = None
+    """Rounds the left edge down to a multiple, for cheaper windows (never the right one)."""
+    offset: Duration = "0s"
+    """Shifts both edges into the past."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Aggregation:
+        if self.by is not None and not self.values:
+            raise ValueError("by: needs values:, the categories to count.")
+        if self.values and self.by is None:
+            raise ValueError("values: needs by:, the column of the categories.")
+        return self
+
+
+_EntityKey = Annotated[
+    Annotated[
+        Annotated[Name, Tag(TEXT)] | Annotated[dict[Name, Column], Tag(OBJECT)], Discriminator(_is_text)
+    ],
+    BeforeValidator(_name_of),
+]
+_SourceOrName = Annotated[
+    Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)
+]
+
+
+class FeatureSet(Declared):
+    """Entities, a source, steps on its rows, aggregations over windows of them."""
+
+    kind: Literal["FeatureSet"] = "FeatureSet"
+    name: Name
+    """The feature set's name; its features are `name.feature`."""
+    entities: Annotated[tuple[_EntityKey, ...], Field(min_length=1)]
+    """The entities: a name, or `entity: column` where the key's column has another name."""
+    source: _SourceOrName
+    """The name of a source or of another feature set, or a source written here."""
+    steps: tuple[Step, ...] = ()
+    """Functions of one row, in order."""
+    aggregations: tuple[Aggregation, ...] = ()
+    """Windowed functions of an entity's rows."""
+    online: StrictBool = True
+    """Whether the set is kept in the online store; a label's need not be."""
+    ttl: Duration | None = None
+    """How old a row may be for its plain features to be served."""
+    closed: Literal["right", "left"] = "right"
+    """Which edge of windows is inside; `left` leaves out rows at the very instant asked for."""
+    history: Annotated[str, AfterValidator(_history)] = "1h"
+    """How far back `as_of` is answered online: a duration, or `all`."""
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """Entity name to the column that holds its key, in the declared order."""
+        keys: dict[str, str] = {}
+        for entry in self.entities:
+            keys.update(entry if isinstance(entry, dict) else {entry: entry})
+        return keys
+
+
+class FeatureSelection(Model):
+    """Features of one set by another key or under other names."""
+
+    set: Name
+    """The feature set."""
+    features: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its features: names, `name as alias`, or `*` for all."""
+    keys: dict[Name, Column] = {}
+    """Entity name to the request's column, such as `{account: payee}`."""
+    as_: Annotated[str | None, Field(alias="as")] = None
+    """The names' pattern, such as `payee_*`."""
+
+
+_Selector = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[FeatureSelection, Tag(OBJECT)], Discriminator(_is_text)
+]
+
+
+class FeatureVector(Declared):
+    """An ordered list of features, label, request inputs, derived values and imputes."""
+
+    kind: Literal["FeatureVector"] = "FeatureVector"
+    name: VectorName
+    """The vector's name; dashes are allowed."""
+    features: Annotated[tuple[_Selector, ...], Field(min_length=1)]
+    """`set.feature`, `set.*`, `set.feature as alias`, `set.* as prefix_*`, or a selection."""
+    base: Name | None = None
+    """The set one row of which is scored; online, the request carries that row."""
+    label: str | None = None
+    """The feature to predict, `set.feature`; in training sets only."""
+    inputs: dict[Column, TypeName] = {}
+    """Fields of the request (in training, the caller's columns) that derive may use."""
+    derive: dict[FeatureName, str] = {}
+    """Values computed from features and inputs: a name and an expression."""
+    impute: dict[str, Any] = {}
+    """Output (or `*`) to a constant or `$mean`, `$median`, `$mode`, `$min`, `$max`, for what is null."""
+
+
+Declaration = Entity | Source | FeatureSet | FeatureVector
+
+DECLARATIONS: tuple[type[Declaration], ...] = (Entity, Source, FeatureSet, FeatureVector)

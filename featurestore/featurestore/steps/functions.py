@@ -1,0 +1,111 @@
+"""The author's functions of `python` steps: found, fingerprinted, run and checked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import SpecError, did_you_mean
+from featurestore.expressions import RowRejected
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from featurestore.steps.plan import Python
+
+
+@functools.cache
+def load(reference: str) -> Callable[..., Any]:
+    """Return the function that `module:name` names. Raises SpecError where there is none."""
+    module_name, _, name = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise SpecError(
+            f"The module '{module_name}' cannot be imported: {error}.",
+            hint="Put it in the project's folder or install it.",
+        ) from None
+    function: Callable[..., Any] | None = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise SpecError(f"'{module_name}' has no function '{name}'.", hint=did_you_mean(name, known))
+    return function
+
+
+def digest(reference: str) -> str:
+    """Return the sha256 of the function's source, without its indentation."""
+    try:
+        source = inspect.getsource(load(reference))
+    except (OSError, TypeError):
+        raise SpecError(
+            f"The source of '{reference}' cannot be read.", hint="Name a function that is defined in a file."
+        ) from None
+    return hashlib.sha256(textwrap.dedent(source).encode()).hexdigest()
+
+
+def apply(op: Python, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str | None]]:
+    """Return the output columns of all rows, and per row why it is rejected, or None.
+
+    Where the whole batch fails, each row is tried by itself, as it would be online.
+    """
+    import polars as pl
+
+    schema = {field.name: field.type.polars() for field in op.outputs}
+    if not frame.height:
+        return pl.DataFrame(schema=schema), []
+    try:
+        return _call(op, frame), [None] * frame.height
+    except RowRejected as error:
+        if frame.height == 1:
+            return pl.DataFrame({name: [None] for name in schema}, schema=schema), [error.reason]
+    parts, reasons = [], []
+    for i in range(frame.height):
+        part, reason = apply(op, frame.slice(i, 1))
+        parts.append(part)
+        reasons += reason
+    return pl.concat(parts), reasons
+
+
+def _call(op: Python, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the output columns, exactly typed. Raises RowRejected with what went wrong."""
+    import polars as pl
+
+    try:
+        result = load(op.function)(frame)
+    except Exception as error:  # noqa: BLE001 - the author's code raises what it likes; a row must not stop a stream
+        raise RowRejected(f"python: {op.function} raised {type(error).__name__}: {error}") from None
+    if not isinstance(result, pl.DataFrame):
+        raise RowRejected(f"python: {op.function} returned {type(result).__name__}, not a Polars DataFrame")
+    missing = [field.name for field in op.outputs if field.name not in result.columns]
+    if missing:
+        raise RowRejected(f"python: {op.function} returned no column {', '.join(missing)}")
+    if result.height != frame.height:
+        raise RowRejected(f"python: {op.function} returned {result.height} rows for {frame.height}")
+    return pl.DataFrame([_typed(op, result[field.name], field.type.polars()) for field in op.outputs])
+
+
+def _typed(op: Python, series: pl.Series, kind: pl.DataType) -> pl.Series:
+    """Return the column as declared where nothing is lost by it. Raises RowRejected otherwise."""
+    import polars as pl
+
+    found = series.dtype
+    if found == kind:
+        return series
+    alike = (
+        found == pl.Null
+        or (found.is_integer() and kind.is_integer())
+        or (found.is_numeric() and kind.is_float())
+        or (isinstance(found, pl.Datetime) and found.time_zone == "UTC" and isinstance(kind, pl.Datetime))
+        or (isinstance(found, pl.List) and isinstance(kind, pl.List))
+    )
+    try:
+        if alike:
+            return series.cast(kind, strict=True)
+    except pl.exceptions.InvalidOperationError:
+        pass
+    raise RowRejected(f"python: {op.function} returned {found} in '{series.name}', declared {kind}")

@@ -1,0 +1,356 @@
+"""`FeatureStore`: the one object that users hold (DESIGN 5)."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from featurestore import instants
+from featurestore.catalog import Catalog
+from featurestore.changes import Changes, apply, changes
+from featurestore.compiler import CompiledProject, compile_project
+from featurestore.contracts import extension
+from featurestore.environment import Environment
+from featurestore.errors import RequestError
+from featurestore.online.reader import VectorReader, VectorResult
+from featurestore.specs import load_config, load_project
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from featurestore.client import RemoteFeatureStore
+    from featurestore.previewing import Preview
+    from featurestore.pushing import PushReport
+    from featurestore.verify import Verification
+
+Progress = Callable[[int], None]
+EntityRows = Any
+"""A Polars, pandas or Arrow frame, or the text of a SQL query over the frames named in it."""
+
+
+class FeatureVectorHandle:
+    """A compiled feature vector: training sets and online vectors of one version."""
+
+    def __init__(self, store: FeatureStore, reader: VectorReader) -> None:
+        self._store = store
+        self._reader = reader
+        self.plan = reader.plan
+
+    @property
+    def name(self) -> str:
+        """The vector's name and fingerprint."""
+        return f"{self.plan.name}@{self.plan.fingerprint}"
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the features, in order."""
+        return [f.name for f in self.plan.outputs]
+
+    def get_offline(
+        self,
+        entity_rows: EntityRows | None = None,
+        event_time: str = "event_timestamp",
+        *,
+        as_known: bool = False,
+        start: Any = None,
+        end: Any = None,
+        positions: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> Any:
+        """Return a training set: the caller's rows, each with its features at its own instant.
+
+        `entity_rows` have the keys and an aware timestamp in `event_time` (with a base: its raw columns;
+        None: the base set's own rows). `start` and `end` bound the instants, half-open. `positions` are
+        those of an earlier training set, to compute it again. Raises RequestError.
+        """
+        return self._store._training_set(self.plan, entity_rows, event_time, as_known, start, end, positions)
+
+    def get_online(
+        self, rows: Sequence[Mapping[str, Any]], as_of: Any = None, *, now: int | None = None
+    ) -> VectorResult:
+        """Return the vectors of `rows` now, or as of one instant, or of one per row."""
+        return self._reader.read(rows, as_of=_instants(as_of), now=now)
+
+    async def get_online_async(
+        self, rows: Sequence[Mapping[str, Any]], as_of: Any = None, *, now: int | None = None
+    ) -> VectorResult:
+        """Return what `get_online` returns, without blocking the event loop."""
+        return await self._reader.read_async(rows, as_of=_instants(as_of), now=now)
+
+
+class FeatureStore:
+    """A project's folder and what it declares, its stores, and all that can be done with them.
+
+    Specs are read by `validate`, `plan`, `apply` and `preview`; everything else works on applied versions.
+    """
+
+    def __init__(self, path: str | Path = ".", *, profile: str | None = None) -> None:
+        self.root = Path(path).resolve()
+        self._profile = profile
+        self.environment = Environment(self.root, load_config(self.root, profile))
+        self.catalog = Catalog(self.environment)
+        self._readers: dict[str, VectorReader] = {}
+
+    @staticmethod
+    def connect(url: str, token: str | None = None) -> RemoteFeatureStore:
+        """Return a client of a feature store that is served over HTTP."""
+        from featurestore.client import RemoteFeatureStore
+
+        return RemoteFeatureStore(url, token)
+
+    def close(self) -> None:
+        """Release connections and files."""
+        self.environment.close()
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Declaring
+
+    def validate(self) -> CompiledProject:
+        """Return the project's specs, compiled. Raises SpecErrors with every mistake, each with file:line."""
+        return compile_project(load_project(self.root, self._profile))
+
+    def plan(self) -> Changes:
+        """Return what `apply` would change, and what would follow from it."""
+        return self._plan()[1]
+
+    def apply(self, planned: Changes | None = None) -> Changes:
+        """Apply the specs: new versions, immutable. Raises OperatorError where `planned` is stale."""
+        compiled, now = self._plan()
+        apply(self.environment, compiled, planned or now, getpass.getuser())
+        self._readers.clear()
+        self.catalog.forget()
+        return planned or now
+
+    def _plan(self) -> tuple[CompiledProject, Changes]:
+        loaded = load_project(self.root, self._profile)
+        compiled = compile_project(loaded)
+        pinned: dict[str, str] = {}
+        fits: dict[str, Any] = {}
+        from featurestore.fitting import fitted_version
+
+        for name in _needing_fit(loaded):
+            found = fitted_version(self.environment, compiled, name)
+            if found is not None:
+                pinned[name], fits[name] = found.id, found.values
+        if fits:
+            compiled = compile_project(loaded, fits)
+        return compiled, changes(self.environment, compiled, pinned)
+
+    def preview(self, name: str, frame: EntityRows) -> Preview:
+        """Return a declared set's features over raw rows of its source, each at its own event time.
+
+        Nothing is applied or stored; the specs are read as they are.
+        """
+        from featurestore.previewing import preview
+
+        return preview(self.validate().feature_set(name), _frame(frame))
+
+    def fit(self, name: str, until: Any = None, rows: EntityRows | None = None) -> dict[str, Any]:
+        """Fit the statistics that a vector's imputes need, store them, and return them.
+
+        Over the training set of `rows`, or of the base's own rows, before `until`.
+        """
+        from featurestore.fitting import fit
+
+        return fit(self, self.validate(), name, _instant(until), rows)
+
+    # Batch
+
+    def ingest(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        mode: str | None = None,
+        progress: Progress | None = None,
+    ) -> list[Any]:
+        """Ingest what is new in a set's declared source, or `data` (a frame, or the path of a file).
+
+        `name` is a feature set, or a source for all its sets. The rows go to the offline store, then
+        online. The same input again changes nothing; a run that was interrupted is completed by another.
+        Returns one report per set version.
+        """
+        from featurestore.writing import ingest
+
+        return ingest(self, name, data, mode, progress)
+
+    def materialize(self, name: str, *, progress: Progress | None = None) -> list[Any]:
+        """Fill a new generation of a set's online values from the offline store, and let it serve."""
+        from featurestore.writing import materialize
+
+        return materialize(self, name, progress)
+
+    def push(self, source: str, events: Iterable[Any], wait: float | None = None) -> PushReport:
+        """Append events (dictionaries or JSON bytes) to a source's stream; return when they are durable.
+
+        With `wait` (seconds), return once they are servable, or the time is over.
+        """
+        from featurestore.pushing import push
+
+        return push(self, source, events, wait)
+
+    def stream(
+        self,
+        sources: Sequence[str] = (),
+        *,
+        engine: str | None = None,
+        workers: int = 1,
+        stop: Event | None = None,
+        report: Callable[[dict[str, dict[str, int]]], None] | None = None,
+    ) -> dict[str, dict[str, int]]:
+        """Keep the stores current from the streams of these sources (default: all) until `stop` is set.
+
+        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. Returns counts by source.
+        """
+        from featurestore.streaming import stream
+
+        return stream(self, sources, engine, workers, stop or Event(), report)
+
+    def compact(self, name: str | None = None) -> dict[str, dict[str, int]]:
+        """Rewrite the offline tables' closed days, sorted; return counts by table."""
+        offline = self.environment.offline
+        wanted = [t for t in offline.tables() if name is None or t.startswith(f"{name}-")]
+        return {table: offline.table(table).compact() for table in wanted}
+
+    # Reading
+
+    def vector(self, reference: str | list[str]) -> FeatureVectorHandle:
+        """Return a vector by `name`, `name@tag` or `name@fingerprint`, or one of a list of `set.feature`."""
+        return FeatureVectorHandle(self, self.reader(reference))
+
+    def reader(self, reference: str | list[str]) -> VectorReader:
+        """Return the compiled online reader of a vector; the same one each time."""
+        key = reference if isinstance(reference, str) else "\0".join(reference)
+        found = self._readers.get(key)
+        if found is None:
+            plan = (
+                self.catalog.vector(reference)
+                if isinstance(reference, str)
+                else self.catalog.selection(list(reference))
+            )
+            found = VectorReader(plan, self.environment.online, self.catalog.serving)
+            self._readers[key] = found
+        return found
+
+    def get_online_features(
+        self, name: str | list[str], rows: Sequence[Mapping[str, Any]], as_of: Any = None
+    ) -> VectorResult:
+        """Return `vector(name).get_online(rows, as_of)`."""
+        return self.vector(name).get_online(rows, as_of)
+
+    def get_offline_features(
+        self,
+        name: str | list[str],
+        entity_rows: EntityRows | None = None,
+        event_time: str = "event_timestamp",
+        *,
+        as_known: bool = False,
+        start: Any = None,
+        end: Any = None,
+    ) -> Any:
+        """Return `vector(name).get_offline(…)`."""
+        handle = self.vector(name)
+        return handle.get_offline(entity_rows, event_time, as_known=as_known, start=start, end=end)
+
+    def _training_set(
+        self,
+        plan: Any,
+        entity_rows: EntityRows | None,
+        event_time: str,
+        as_known: bool,
+        start: Any,
+        end: Any,
+        positions: Mapping[str, Mapping[str, int]] | None,
+    ) -> Any:
+        engine = extension("engines", "batch")()
+        options = engine.options(
+            event_time=event_time,
+            as_known=as_known,
+            start=_instant(start),
+            end=_instant(end),
+            cut=positions,
+        )
+        rows = None if entity_rows is None else _frame(entity_rows)
+        made = engine.training_set(plan, self.environment.rows_table, rows, options)
+        recorded = {
+            "event_time": event_time,
+            "as_known": as_known,
+            "start": _instant(start),
+            "end": _instant(end),
+        }
+        self.environment.registry.record_training_set(
+            self.environment.project, plan.name, plan.fingerprint, recorded, made.positions
+        )
+        return made
+
+    def verify(self, name: str | None = None, sample: int = 1000, seed: int = 0) -> Verification:
+        """Compare online values with offline ones, of a set, a vector, or everything; see `verify`."""
+        from featurestore.verify import verify
+
+        return verify(self, name, sample, seed)
+
+    # Looking
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return per live set version its rows, freshness, lag, sizes and generations."""
+        from featurestore.status import status
+
+        return status(self)
+
+    def list(self) -> dict[str, list[str]]:
+        """Return the names of applied objects by kind."""
+        kinds = ("Entity", "Source", "FeatureSet", "FeatureVector")
+        return {kind: self.catalog.names(kind) for kind in kinds}
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return an applied object: its schema, graph, versions, tags and statistics."""
+        from featurestore.status import show
+
+        return show(self, name)
+
+    def tag(self, kind: str, reference: str, tag: str) -> str:
+        """Point a tag at a version; return the version's fingerprint."""
+        version = self.environment.registry.tag(self.environment.project, kind, reference, tag)
+        self._readers.clear()
+        return version.fingerprint
+
+
+def _needing_fit(loaded: Any) -> list[str]:
+    """Return the names of declared vectors whose imputes name statistics."""
+    return [
+        item.declaration.name
+        for item in loaded.declarations
+        if item.declaration.kind == "FeatureVector"
+        and any(isinstance(v, str) and v.startswith("$") for v in item.declaration.impute.values())
+    ]
+
+
+def _frame(data: EntityRows) -> pl.DataFrame:
+    """Return a Polars frame of a frame of any kind, or of a SQL query's result."""
+    from featurestore.rows.frames import to_polars
+
+    return to_polars(data)
+
+
+def _instant(value: Any) -> int | None:
+    """Return microseconds of an instant as users write it. Raises RequestError."""
+    if value is None:
+        return None
+    try:
+        return instants.parse_instant(value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RequestError(f"{value!r} is no instant: {error}") from None
+
+
+def _instants(as_of: Any) -> int | list[int] | None:
+    """Return one instant, or one per row, in microseconds."""
+    if isinstance(as_of, list | tuple):
+        return [instant for item in as_of if (instant := _instant(item)) is not None]
+    return _instant(as_of)

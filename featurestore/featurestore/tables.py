@@ -1,0 +1,43 @@
+"""The names of offline tables, and of the positions in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from featurestore.plans import SetPlan
+
+DEAD_LETTERS = "dead_letters"
+BATCH = "batch"
+"""The partition of rows that were ingested: the offline commit numbers them."""
+
+_INPUT = "input:"
+
+
+def rows_table(plan: SetPlan) -> str:
+    """Return the name of a feature set's offline table."""
+    return f"{plan.name}-{plan.rows_fingerprint}"
+
+
+def landing_table(source: str) -> str:
+    """Return the name of a stream source's landing table."""
+    return f"landing-{source}"
+
+
+def input_position(digest: str) -> str:
+    """Return the position that counts the rows consumed of one batch input."""
+    return f"{_INPUT}rows:{digest}"
+
+
+def input_done(digest: str) -> str:
+    """Return the position that is 1 once a batch input has been consumed to its end."""
+    return f"{_INPUT}done:{digest}"
+
+
+def input_name(name: str) -> str:
+    """Return the position that tells which bytes a named input had."""
+    return f"{_INPUT}name:{name}"
+
+
+def row_partitions(positions: Mapping[str, int]) -> dict[str, int]:
+    """Return the positions of partitions that rows stand in, without those of inputs."""
+    return {name: end for name, end in positions.items() if not name.startswith(_INPUT)}

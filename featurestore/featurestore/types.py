@@ -1,0 +1,124 @@
+"""The data types of columns and features, and what they are called in Arrow, Polars and numpy."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featurestore.errors import SpecError, did_you_mean
+
+if TYPE_CHECKING:
+    import polars
+    import pyarrow
+
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_FLOATS = ("float32", "float64")
+_PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp")
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
+_LIST = re.compile(r"list<(.+)>$")
+
+
+@dataclass(frozen=True)
+class DataType:
+    """A column's type: `int64`, `float64`, `string`, `timestamp`, `decimal(p,s)`, `list<item>` …
+
+    `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points.
+    """
+
+    name: str
+    item: DataType | None = None
+    precision: int = 0
+    scale: int = 0
+
+    @staticmethod
+    @functools.cache
+    def parse(text: str) -> DataType:
+        """Return the type that `text` names. Raises SpecError with the nearest name."""
+        text = text.strip()
+        if text in _PLAIN:
+            return DataType(text)
+        if match := _DECIMAL.match(text):
+            precision, scale = int(match[1]), int(match[2])
+            if not 1 <= precision <= 38 or scale > precision:
+                raise SpecError(f"{text} is no decimal type: precision is 1 to 38, scale at most that.")
+            return DataType("decimal", precision=precision, scale=scale)
+        if match := _LIST.match(text):
+            return DataType("list", item=DataType.parse(match[1]))
+        raise SpecError(
+            f"'{text}' is no type.", hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>"])
+        )
+
+    def __str__(self) -> str:
+        if self.name == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        if self.name == "list":
+            return f"list<{self.item}>"
+        return self.name
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether values are whole numbers of fixed width."""
+        return self.name in _INTEGERS
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are binary floating point."""
+        return self.name in _FLOATS
+
+    @property
+    def is_number(self) -> bool:
+        """Whether arithmetic applies: integers, floats, decimals."""
+        return self.is_integer or self.is_float or self.name == "decimal"
+
+    @property
+    def is_key(self) -> bool:
+        """Whether an entity's key may have this type."""
+        return self.is_integer or self.name in ("string", "binary", "bool", "date", "timestamp")
+
+    def arrow(self) -> pyarrow.DataType:
+        """Return the Arrow type."""
+        import pyarrow as pa
+
+        if self.name == "decimal":
+            return pa.decimal128(self.precision, self.scale)
+        if self.name == "list":
+            assert self.item is not None
+            return pa.list_(self.item.arrow())
+        if self.name == "timestamp":
+            return pa.timestamp("us", "UTC")
+        made: pyarrow.DataType = getattr(pa, {"bool": "bool_", "date": "date32"}.get(self.name, self.name))()
+        return made
+
+    def polars(self) -> polars.DataType:
+        """Return the Polars type."""
+        import polars as pl
+
+        if self.name == "decimal":
+            return pl.Decimal(self.precision, self.scale)
+        if self.name == "list":
+            assert self.item is not None
+            return pl.List(self.item.polars())
+        if self.name == "timestamp":
+            return pl.Datetime("us", "UTC")
+        name = "Boolean" if self.name == "bool" else self.name.capitalize().replace("Uint", "UInt")
+        made: polars.DataType = getattr(pl, name)()
+        return made
+
+
+BOOL = DataType("bool")
+INT8 = DataType("int8")
+INT64 = DataType("int64")
+FLOAT64 = DataType("float64")
+STRING = DataType("string")
+DATE = DataType("date")
+TIMESTAMP = DataType("timestamp")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A named column of a known type."""
+
+    name: str
+    type: DataType

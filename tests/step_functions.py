@@ -1,0 +1,47 @@
+"""Functions for the tests of `python` steps."""
+
+from __future__ import annotations
+
+import polars as pl
+
+
+def doubled(rows: pl.DataFrame) -> pl.DataFrame:
+    """Twice the amount, and the name's first letter."""
+    return rows.select(twice=pl.col("amount") * 2, initial=pl.col("name").str.slice(0, 1))
+
+
+def picky(rows: pl.DataFrame) -> pl.DataFrame:
+    """The amount's inverse; refuses zero."""
+    if (rows["amount"] == 0).any():
+        raise ValueError("zero has no inverse")
+    return rows.select(inverse=1 / pl.col("amount"))
+
+
+def small(rows: pl.DataFrame) -> pl.DataFrame:
+    """The amount as int64, declared int8."""
+    return rows.select(twice=pl.col("amount").cast(pl.Int64))
+
+
+def wrong_height(rows: pl.DataFrame) -> pl.DataFrame:
+    """Two rows for every row."""
+    return pl.concat([rows.select(twice="amount")] * 2)
+
+
+def wrong_type(rows: pl.DataFrame) -> pl.DataFrame:
+    """Text, declared float64."""
+    return rows.select(twice=pl.lit("x"))
+
+
+def no_frame(rows: pl.DataFrame) -> list[int]:
+    """A list."""
+    return [1]
+
+
+def later(rows: pl.DataFrame) -> pl.DataFrame:
+    """The timestamp, an hour later."""
+    return rows.select(pl.col("at").dt.offset_by("1h").alias("later"))
+
+
+def nothing(rows: pl.DataFrame) -> pl.DataFrame:
+    """A column without any type."""
+    return rows.select(twice=pl.lit(None))
