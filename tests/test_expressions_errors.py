@@ -56,7 +56,7 @@ SCHEMA = {
         ("99999999999999999999", "does not fit 64 bits"),
         ("sum(amount)", "'sum' is no function"),
         ("select amount", "cannot be read at 'amount' (character 8)"),
-        ("count(*)", "is not part of the expression language"),
+        ("count(*)", "'count' is no function"),
         ("amount; count", "is not part of the expression language"),
         ("(select 1)", "cannot be read at '1' (character 9)"),
         ("sum(amount) over ()", "cannot be read at 'over'"),

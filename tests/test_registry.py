@@ -25,8 +25,8 @@ def new(kind: str, name: str, fingerprint: str, **more: Any) -> NewVersion:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+def postgres() -> Iterator[str]:
+    with postgres_server() as url:
         yield url
 
 

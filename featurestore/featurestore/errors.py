@@ -5,6 +5,7 @@
     FeatureStoreError
     ├── SpecError            the author of a spec: file:line, what, what to do
     ├── RequestError         the caller of a request or a method
+    │   ├── UnknownName      a name, a tag or a fingerprint that nothing has
     │   └── HistoryError     an `as_of` that the store cannot answer
     └── OperatorError        the operator: a server, a disk, a permission
         ├── StoreUnavailable a server that does not answer; retrying may help
@@ -45,6 +46,12 @@ class RequestError(FeatureStoreError):
     """A request or an argument that cannot be used."""
 
     code = "invalid_request"
+
+
+class UnknownName(RequestError):
+    """A name, a tag or a fingerprint that nothing has; the hint is the nearest one."""
+
+    code = "unknown_name"
 
 
 class HistoryError(RequestError):

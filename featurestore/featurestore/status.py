@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
-from featurestore.errors import OperatorError, RequestError, did_you_mean
+from featurestore.errors import OperatorError, UnknownName, did_you_mean
 from featurestore.instants import format_duration, format_instant
 from featurestore.online.estimate import estimate
 from featurestore.online.writer import OnlineWriter
@@ -73,23 +73,81 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
 
 
 def _lag(store: FeatureStore, plan: SetPlan, record: dict[str, Any], writer: OnlineWriter | None) -> None:
-    environment = store.environment
-    table = environment.rows_table(plan)
+    table = store.environment.rows_table(plan)
+    snapshot = table.snapshot()
     try:
-        source = environment.stream(plan.source)
-        snapshot = table.snapshot()
-        applied = {} if writer is None else writer.positions()
-        for partition in source.partitions():
-            reader = source.reader(partition, None)
-            try:
-                end = reader.end()
-            finally:
-                reader.close()
-            record["lag_offline"][partition] = end - table.position(snapshot, partition)
-            if applied:
-                record["lag_online"][partition] = end - max(p.get(partition, 0) for p in applied.values())
+        ends = _ends(store, plan)
     except OperatorError as error:
         record["stream_error"] = str(error)
+        return
+    record["lag_offline"] = {name: end - table.position(snapshot, name) for name, end in ends.items()}
+    if writer is not None:
+        record["lag_online"] = _lag_online(writer, ends)
+
+
+def _lag_online(writer: OnlineWriter, ends: dict[str, int]) -> dict[str, int]:
+    applied = writer.positions().values()
+    return {name: end - max(positions.get(name, 0) for positions in applied) for name, end in ends.items()}
+
+
+def _ends(store: FeatureStore, plan: SetPlan) -> dict[str, int]:
+    """Return the end of each partition of a set's stream."""
+    source = store.environment.stream(plan.source)
+    ends = {}
+    for partition in source.partitions():
+        reader = source.reader(partition, None)
+        try:
+            ends[partition] = reader.end()
+        finally:
+            reader.close()
+    return ends
+
+
+def gauges(store: FeatureStore) -> dict[str, float]:
+    """Return `featurestore_lag_events` by feature set and partition: events not applied online yet."""
+    result: dict[str, float] = {}
+    for plan in store.catalog.live_sets():
+        if not plan.online or plan.source.stream is None:
+            continue
+        try:
+            writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))
+            for partition, lag in _lag_online(writer, _ends(store, plan)).items():
+                labels = (
+                    f'feature_set="{plan.name}",version="{plan.state_fingerprint}",partition="{partition}"'
+                )
+                result[f"featurestore_lag_events{{{labels}}}"] = float(lag)
+        except OperatorError:
+            labels = f'feature_set="{plan.name}",version="{plan.state_fingerprint}"'
+            result[f"featurestore_lag_unknown{{{labels}}}"] = 1.0
+    return result
+
+
+def describe_set(plan: SetPlan) -> dict[str, Any]:
+    """Return a feature set's keys and features."""
+    return {
+        "name": plan.name,
+        "version": plan.state_fingerprint,
+        "source": plan.source.name,
+        "online": plan.online,
+        "keys": {key.request_column: str(key.type) for key in plan.keys},
+        "features": {f.name: str(f.type) for f in plan.features},
+    }
+
+
+def describe_vector(plan: VectorPlan) -> dict[str, Any]:
+    """Return what a request of a vector must carry, and what it gets."""
+    described: dict[str, Any] = {
+        "name": plan.name,
+        "version": plan.fingerprint,
+        "keys": list(plan.request_keys) if plan.base is None else [],
+        "base": None if plan.base is None else plan.base.name,
+        "inputs": {f.name: str(f.type) for f in plan.inputs},
+        "features": {f.name: str(f.type) for f in plan.outputs},
+        "label": None if plan.label is None else plan.label.output,
+    }
+    if plan.base is not None:
+        described["row"] = {f.name: str(f.type) for f in plan.base.source.schema}
+    return described
 
 
 def show(store: FeatureStore, name: str) -> dict[str, Any]:
@@ -101,7 +159,7 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
             break
     else:
         everything = [item for names in known.values() for item in names]
-        raise RequestError(f"There is no applied object '{bare}'.", hint=did_you_mean(bare, everything))
+        raise UnknownName(f"There is no applied object '{bare}'.", hint=did_you_mean(bare, everything))
     registry, project = store.environment.registry, store.environment.project
     version = registry.resolve(project, kind, name)
     declaration = next(
@@ -121,7 +179,8 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
     if kind == "FeatureSet":
         shown |= _show_set(store, store.catalog.feature_set(name))
     elif kind == "FeatureVector":
-        shown |= _show_vector(store.catalog.vector(name))
+        plan = store.catalog.vector(name)
+        shown |= describe_vector(plan) | {"sets": sorted({lookup.set.name for lookup in plan.lookups})}
     return shown
 
 
@@ -145,14 +204,4 @@ def _show_set(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
         "table": tables.rows_table(plan),
         "bytes_per_entity": {"fixed": size.fixed, "per_row": size.per_row},
         "statistics": {name: found.summary() for name, found in statistics.items()},
-    }
-
-
-def _show_vector(plan: VectorPlan) -> dict[str, Any]:
-    return {
-        "base": None if plan.base is None else plan.base.name,
-        "keys": list(plan.request_keys),
-        "features": {f.name: str(f.type) for f in plan.outputs},
-        "label": None if plan.label is None else plan.label.output,
-        "sets": sorted({lookup.set.name for lookup in plan.lookups}),
     }

@@ -315,11 +315,44 @@ class FeatureStore:
 
         return show(self, name)
 
+    # Being served
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process open the same project."""
+        return _reopen, (self.root, self._profile)
+
+    def describe_sets(self) -> list[dict[str, Any]]:
+        """Return the applied feature sets with their features, as JSON values."""
+        from featurestore.status import describe_set
+
+        return [describe_set(self.catalog.feature_set(name)) for name in self.catalog.names("FeatureSet")]
+
+    def describe_vectors(self) -> list[dict[str, Any]]:
+        """Return the applied vectors with what a request needs and gets, as JSON values."""
+        from featurestore.status import describe_vector
+
+        return [describe_vector(self.catalog.vector(name)) for name in self.catalog.names("FeatureVector")]
+
+    def ready(self) -> None:
+        """Raise an OperatorError unless the registry and the online store answer."""
+        self.environment.registry.state(self.environment.project)
+        self.environment.online.ping()
+
+    def metrics(self) -> dict[str, float]:
+        """Return gauges by Prometheus sample: how many events of its streams each set has not applied."""
+        from featurestore.status import gauges
+
+        return gauges(self)
+
     def tag(self, kind: str, reference: str, tag: str) -> str:
         """Point a tag at a version; return the version's fingerprint."""
         version = self.environment.registry.tag(self.environment.project, kind, reference, tag)
         self._readers.clear()
         return version.fingerprint
+
+
+def _reopen(root: Path, profile: str | None) -> FeatureStore:
+    return FeatureStore(root, profile=profile)
 
 
 def _needing_fit(loaded: Any) -> list[str]:

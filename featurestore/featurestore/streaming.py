@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore import tables
 from featurestore.contracts import extension
-from featurestore.errors import MissingExtra, RequestError, SpecError, did_you_mean
+from featurestore.errors import MissingExtra, RequestError, SpecError, UnknownName, did_you_mean
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 
@@ -152,7 +152,7 @@ def _chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:
     for name in names or streams:
         source = name if name in streams else sets.get(name)
         if source is None or source not in streams:
-            raise RequestError(f"There is no stream '{name}'.", hint=did_you_mean(name, streams))
+            raise UnknownName(f"There is no stream '{name}'.", hint=did_you_mean(name, streams))
         chosen.append(source)
     if not chosen:
         raise RequestError(

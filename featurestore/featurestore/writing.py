@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
 from featurestore.contracts import BatchSource, OfflineTable, extension
-from featurestore.errors import RequestError, did_you_mean
+from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
@@ -31,7 +31,7 @@ def sets_for(store: FeatureStore, name: str) -> list[SetPlan]:
     found = [plan for plan in live if plan.name == name] or [p for p in live if p.source.name == name]
     if not found:
         known = [plan.name for plan in live] + [plan.source.name for plan in live]
-        raise RequestError(
+        raise UnknownName(
             f"There is no applied feature set or source '{name}'.",
             hint=did_you_mean(name, known) if known else "Run: featurestore apply",
         )

@@ -33,7 +33,7 @@ from featurestore_engines.stream.pipeline import (
     Preparation,
     Prepared,
     StreamEngine,
-    from_landing,
+    catch_up,
 )
 
 LANES = 16
@@ -202,7 +202,7 @@ def run(
     while not stop.is_set():
         with patience:
             now = job()
-            from_landing(now)
+            catch_up(now)
             cli_main(  # type: ignore[no-untyped-call]
                 dataflow(now, source, counts, ends),
                 workers_per_process=workers,

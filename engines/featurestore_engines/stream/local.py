@@ -15,7 +15,7 @@ from featurestore_engines.stream.pipeline import (
     OnlineSink,
     Preparation,
     StreamEngine,
-    from_landing,
+    catch_up,
 )
 
 MAX_RECORDS = 20_000
@@ -43,7 +43,7 @@ class Loop:
 
     def __enter__(self) -> Loop:
         """Bring tables up to landing, and open every partition where the furthest store behind needs it."""
-        from_landing(self._job)
+        catch_up(self._job)
         self._reached = {partition: self._job.start(partition) for partition in self._source.partitions()}
         self._readers = [
             self._source.reader(partition, start or None) for partition, start in self._reached.items()

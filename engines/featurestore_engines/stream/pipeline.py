@@ -26,6 +26,7 @@ from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.door import admit
 from featurestore.rows.json import decode
 from featurestore.rows.transform import transform
+from featurestore_engines.batch.materialize import fill
 
 FLUSH_ROWS = 250_000
 FLUSH_SECONDS = 60.0
@@ -227,25 +228,26 @@ def commit(table: OfflineTable, rows: pl.DataFrame, positions: Mapping[str, int]
             return lacking.height
 
 
-def from_landing(job: Job) -> int:
-    """Bring tables that lack rows which landing has up to it, without the broker; return the rows added."""
+def catch_up(job: Job) -> None:
+    """Bring the sets' tables up to landing, and their generations up to the tables, without the broker.
+
+    So a new version, or a generation that lost writes, does not depend on how long the broker keeps records.
+    """
     snapshot = job.landing.snapshot()
-    if snapshot is None:
-        return 0
-    added = 0
-    for partition, end in job.landing.positions(snapshot).items():
-        for target in job.targets:
+    ends = {} if snapshot is None else job.landing.positions(snapshot)
+    for target in job.targets:
+        for partition, end in ends.items():
+            assert snapshot is not None
             low = target.table.position(target.table.snapshot(), partition)
             while low < end:
                 high = min(low + FLUSH_ROWS, end)
                 landed = job.landing.lazy(
                     snapshot, cut={partition: high}, since={partition: low}, schema=job.source.schema
                 )
-                added += commit(
-                    target.table, transform(target.plan, landed.collect()).rows, {partition: high}
-                )
+                commit(target.table, transform(target.plan, landed.collect()).rows, {partition: high})
                 low = high
-    return added
+        for writer in target.writers:
+            fill(target.plan, target.table, writer)
 
 
 def _rows_name(target: Target) -> str:

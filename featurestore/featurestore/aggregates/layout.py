@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from featurestore.aggregates.arrays import Array, Partial
 from featurestore.aggregates.functions import FUNCTIONS, Finished
 from featurestore.aggregates.states import State
@@ -81,6 +83,15 @@ class Values:
 
     values: Array
     prefix: Array | None  # None where every row counts
+
+    @staticmethod
+    def of(values: Array, valid: Array | None) -> Values:
+        """Return the values that count, with the ranks of the rows among them."""
+        if valid is None or valid.all():
+            return Values(values, None)
+        prefix = np.zeros(len(valid) + 1, np.int64)
+        np.cumsum(valid, out=prefix[1:])
+        return Values(values[valid], prefix)
 
     def rank(self, index: Array) -> Array:
         """Return positions in `values` for positions among the rows."""

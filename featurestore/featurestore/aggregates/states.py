@@ -64,12 +64,6 @@ class _Fixed:
     def empty(self, size: int) -> Partial:
         return tuple(np.zeros(size, dtype) for dtype in self.dtypes)
 
-    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        return ranges.fold(states, low, high, self.merge, self.empty)
-
-    def merge(self, a: Partial, b: Partial) -> Partial:
-        raise NotImplementedError
-
 
 class Count(_Fixed):
     """How many values there are."""
@@ -79,6 +73,9 @@ class Count(_Fixed):
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:  # noqa: ARG002
         return (np.maximum(high - low, 0).astype(np.int64),)
+
+    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
+        return (_range_sums(states[0], low, high),)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         return (a[0] + b[0],)
@@ -93,7 +90,10 @@ class IntegerSum(_Fixed):
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         upper = (values >> values.dtype.type(32)).astype(np.int64)
         lower = (values & values.dtype.type(0xFFFFFFFF)).astype(np.int64)
-        return self._carry(_range_sums(upper, low, high), _range_sums(lower, low, high))
+        return self.combine((upper, lower), low, high)
+
+    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
+        return self._carry(_range_sums(states[0], low, high), _range_sums(states[1], low, high))
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         return self._carry(a[0] + b[0], a[1] + b[1])
@@ -110,9 +110,14 @@ class FloatSum(_Fixed):
     dtypes = ("<f8", "<f8")
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        if int(np.maximum(high - low, 0).sum()) <= _SMALL:
+        if _is_small(low, high):
             return _small_sums(values, low, high)
         return _large_sums(values, low, high, self)
+
+    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
+        if _is_small(low, high):
+            return _small_sums(np.column_stack(states).ravel(), low * 2, high * 2)
+        return ranges.fold(states, low, high, self.merge, self.empty)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         return doubledouble.add((a[0], a[1]), (b[0], b[1]))
@@ -131,19 +136,18 @@ class Extreme:
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         total = int(np.maximum(high - low, 0).sum())
-        if self.kind == "object" or total > 32 * (len(values) + 16 * len(low)):
-            return self.combine((np.ones(len(values), bool), values), low, high)
+        if total > 32 * (len(values) + 16 * len(low)) or (self.kind == "object" and total > _SMALL):
+            return ranges.fold((np.ones(len(values), bool), values), low, high, self.merge, self.empty)
         found = low < high
         result = _blank(self.kind, len(low))
+        pick = np.maximum if self.greatest else np.minimum
         if found.any():
             edges = np.column_stack([low[found], high[found]]).ravel()
-            padded = np.append(values, values[-1:])
-            pick = np.maximum if self.greatest else np.minimum
-            result[found] = pick.reduceat(padded, edges)[::2]
+            result[found] = pick.reduceat(np.append(values, values[-1:]), edges)[::2]
         return found, result
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        return ranges.fold(states, low, high, self.merge, self.empty)
+        return _over_found(self, states, low, high)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         if self.kind == "object":
@@ -184,7 +188,7 @@ class Edge:
         return found, result
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        return ranges.fold(states, low, high, self.merge, self.empty)
+        return _over_found(self, states, low, high)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         use_b = b[0] if self.last else b[0] & ~a[0]
@@ -209,15 +213,22 @@ class Moments(_Fixed):
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         square, error = doubledouble.two_product(values, values)
-        if int(np.maximum(high - low, 0).sum()) <= _SMALL:
-            both = np.column_stack([square, error]).ravel()
-            squares = _small_sums(both, low * 2, high * 2)
+        if _is_small(low, high):
+            squares = FloatSum().combine((square, error), low, high)
         else:
             squares = _large_sums(square, low, high, FloatSum(), error)
         sums = FloatSum().reduce(values, low, high)
         least = Extreme("f8", False).reduce(values, low, high)[1]
         greatest = Extreme("f8", True).reduce(values, low, high)[1]
         return (*Count().reduce(values, low, high), *sums, *squares, least, greatest)
+
+    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
+        count, found = Count().combine((states[0],), low, high), states[0] > 0
+        sums = FloatSum().combine(states[1:3], low, high)
+        squares = FloatSum().combine(states[3:5], low, high)
+        least = Extreme("f8", False).combine((found, states[5]), low, high)[1]
+        greatest = Extreme("f8", True).combine((found, states[6]), low, high)[1]
+        return (*count, *sums, *squares, least, greatest)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         sums = doubledouble.add((a[1], a[2]), (b[1], b[2]))
@@ -303,6 +314,20 @@ def _decode_optional(kind: str, columns: list[bytes]) -> Partial:
         values = np.frombuffer(columns[1], kind)
     found = np.unpackbits(np.frombuffer(columns[0], np.uint8), count=len(values)).astype(bool)
     return found, values
+
+
+def _is_small(low: Array, high: Array) -> bool:
+    return int(np.maximum(high - low, 0).sum()) <= _SMALL
+
+
+def _over_found(state: Extreme | Edge, states: Partial, low: Array, high: Array) -> Partial:
+    """Return the merge of ranges of states that hold a value each, or none: what their values reduce to."""
+    found, values = states
+    if not found.all():
+        prefix = np.zeros(len(found) + 1, np.int64)
+        np.cumsum(found, out=prefix[1:])
+        values, low, high = values[found], prefix[low], prefix[np.maximum(low, high)]
+    return state.reduce(values, low, high)
 
 
 def _range_sums(values: Array, low: Array, high: Array) -> Array:

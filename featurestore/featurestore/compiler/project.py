@@ -13,7 +13,7 @@ from featurestore.compiler.selectors import set_of
 from featurestore.compiler.sets import Rows, compile_set
 from featurestore.compiler.sources import compile_source
 from featurestore.compiler.vectors import NotFitted, compile_vector
-from featurestore.errors import RequestError, SpecError, did_you_mean
+from featurestore.errors import SpecError, UnknownName, did_you_mean
 from featurestore.plans import SetPlan, SourcePlan, VectorPlan
 from featurestore.specs.loading import Loaded, LoadedProject
 from featurestore.specs.models import Declaration, Entity, FeatureSet, FeatureVector, Source
@@ -42,11 +42,11 @@ class CompiledProject:
     declarations: dict[tuple[str, str], Declaration] = field(default_factory=dict)
 
     def feature_set(self, name: str) -> SetPlan:
-        """Return a set's plan. Raises RequestError, and NotFitted where it awaits a fit."""
+        """Return a set's plan. Raises UnknownName, and NotFitted where it awaits a fit."""
         return _find("feature set", name, self.sets, self.unfitted)
 
     def vector(self, name: str) -> VectorPlan:
-        """Return a vector's plan. Raises RequestError, and NotFitted where it awaits a fit."""
+        """Return a vector's plan. Raises UnknownName, and NotFitted where it awaits a fit."""
         return _find("vector", name, self.vectors, self.unfitted)
 
     def bundle(self, name: str) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def _find(what: str, name: str, plans: Mapping[str, PlanT], unfitted: Mapping[st
         return plans[name]
     if name in unfitted:
         raise unfitted[name]
-    raise RequestError(f"There is no {what} '{name}'.", hint=did_you_mean(name, plans))
+    raise UnknownName(f"There is no {what} '{name}'.", hint=did_you_mean(name, plans))
 
 
 def compile_project(loaded: LoadedProject, fits: Mapping[str, Statistics] | None = None) -> CompiledProject:
@@ -247,7 +247,7 @@ class _Closure:
                 self.add_declared(item)
                 return
         known = [other for _, other in self.project.declarations]
-        raise RequestError(f"There is no object '{name}'.", hint=did_you_mean(name, known))
+        raise UnknownName(f"There is no object '{name}'.", hint=did_you_mean(name, known))
 
     def add_declared(self, item: Declaration) -> None:
         if isinstance(item, FeatureVector):

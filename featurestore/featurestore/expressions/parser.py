@@ -70,9 +70,6 @@ _BINARY: dict[type[exp.Expression], str] = {
     exp.Or: "or",
     exp.DPipe: "concat",
 }
-_SYMBOLS = ("add", "subtract", "multiply", "divide", "remainder", "equal", "not_equal", "less", "less_equal")
-_UNCALLED = frozenset((*_SYMBOLS, "greater", "greater_equal", "and", "or", "not", "negate", "is_null", "in"))
-_UNWRITTEN = _UNCALLED | {"case", "cast", "widen", "like", "between"}
 
 
 def parse(
@@ -241,11 +238,11 @@ class _Reader:
 
     def _type(self, node: exp.DataType) -> DataType:
         kind = node.args.get("kind")
-        return DataType.parse(str(kind) if kind else node.sql().lower())
+        return DataType.parse(str(kind) if kind and not node.expressions else node.sql().lower())
 
     def _function(self, node: exp.Anonymous) -> Expression:
         self._only(node, "this", "expressions")
         name = str(node.this)
-        if name.lower() in _UNWRITTEN:
+        if name.lower() not in names():
             raise SpecError(f"'{name}' is no function.", hint=did_you_mean(name, names()))
         return self._call(name.lower(), *(self.read(argument) for argument in node.expressions))

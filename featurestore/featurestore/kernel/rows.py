@@ -23,11 +23,7 @@ class InputColumn:
 
     def compressed(self) -> Values:
         """Return the values that count, with the ranks of the rows among them."""
-        if self.valid is None or self.valid.all():
-            return Values(self.values, None)
-        prefix = np.zeros(len(self.valid) + 1, np.int64)
-        np.cumsum(self.valid, out=prefix[1:])
-        return Values(self.values[self.valid], prefix)
+        return Values.of(self.values, self.valid)
 
 
 @dataclass(frozen=True)

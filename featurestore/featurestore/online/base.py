@@ -44,8 +44,8 @@ class BaseRows:
         self._conditions = [to_closure(condition) for condition in self._layout.parts.conditions]
         self._types = {f.name: f.type for f in plan.source.schema}
 
-    def build(self, raw: Mapping[str, Any], now: int) -> BaseRow:
-        """Return the base row of a raw row. Raises RequestError or RowRejected where it cannot be one."""
+    def build(self, raw: Mapping[str, Any]) -> BaseRow:
+        """Return the base row of a raw row, known as a batch row is (DESIGN 3.2). Raises RequestError or RowRejected where it cannot be one."""
         source = self._plan.source
         row = cast_row(raw, source.schema, source.timezone)
         t = instants.ALWAYS if source.event_time is None else row[source.event_time]
@@ -68,7 +68,7 @@ class BaseRows:
             order = _whole(order_rank(row[source.order_by], self._types[source.order_by]))
         leaf = Leaf(
             _whole(t),
-            _whole(now if ingest is None else ingest),
+            _whole(t + source.delay if ingest is None else ingest),
             _whole(row_hash(row, source.schema)),
             order,
             ids,

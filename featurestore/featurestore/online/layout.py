@@ -67,11 +67,13 @@ class OnlineLayout:
             edges.update(window.bounds(t))
         return sorted(edges)
 
-    def read_fields(self, t: int) -> tuple[bytes, ...]:
-        """Return the fields that answer any question at `t`: the root, and the ways to each edge."""
-        names = {
-            node_name(level, edge >> bits) for edge in self.edges(t) for level, bits in enumerate(self.bits)
-        }
+    def read_fields(self, t: int, with_base: bool = False) -> tuple[bytes, ...]:
+        """Return the fields that answer any question at `t`: the root, and the ways to each edge.
+
+        With a base row also the way to the rows at `t`, among which it may be.
+        """
+        edges = {*self.edges(t), t} if with_base else self.edges(t)
+        names = {node_name(level, edge >> bits) for edge in edges for level, bits in enumerate(self.bits)}
         return (ROOT, *names)
 
     def write_fields(self, times: Array) -> tuple[bytes, ...]:

@@ -66,7 +66,7 @@ class Directory:
     """Tiles of child slices, in order: `slices` are their numbers, `states` one partial per state kind.
 
     `plain` and `plain_times` are each slice's newest row-level features; `deep` tells which children are
-    directories. `older` is the newest (time, packed features) among slices that were dropped.
+    directories.
     """
 
     slices: Array
@@ -74,7 +74,6 @@ class Directory:
     plain: list[bytes | None]
     plain_times: Array
     deep: Array
-    older: tuple[int, bytes] | None = None
     floor: int | None = None
 
 
@@ -113,7 +112,6 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
             node.plain,
             node.plain_times.tobytes(),
             np.packbits(node.deep).tobytes(),
-            node.older,
         ]
     )
 
@@ -148,7 +146,7 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
             plain,
             floor,
         )
-    slices, states, plain, plain_times, deep, older = columns
+    slices, states, plain, plain_times, deep = columns
     numbers = np.frombuffer(slices, "<i8")
     return Directory(
         numbers,
@@ -156,7 +154,6 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
         plain,
         np.frombuffer(plain_times, "<i8"),
         _bits(deep, len(numbers)),
-        None if older is None else (older[0], older[1]),
         floor,
     )
 
@@ -217,7 +214,6 @@ def take_tiles(node: Directory, index: Array) -> Directory:
         [node.plain[i] for i in index.tolist()],
         node.plain_times[index],
         node.deep[index],
-        node.older,
         node.floor,
     )
 

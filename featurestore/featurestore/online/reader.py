@@ -115,7 +115,7 @@ class _LookupReader:
             except ValueError as error:
                 raise ValueError(f"{column}: {error}") from None
         key = encode_key(parts, self._kinds)
-        return EntityRead(shard_of(key), key, self.layout.read_fields(row.t))
+        return EntityRead(shard_of(key), key, self.layout.read_fields(row.t, self.is_base))
 
     def fill(
         self,
@@ -252,7 +252,7 @@ class VectorReader:
             try:
                 self._check(row)
                 if self._base is not None:
-                    ready.base = self._base.build(row, now)
+                    ready.base = self._base.build(row)
                     ready.t = ready.base.t
                     ready.keys |= ready.base.keys
                 ready.error = self._outside(ready.t, now)

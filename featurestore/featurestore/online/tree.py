@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from featurestore.aggregates.arrays import Array, Partial
+from featurestore.aggregates.arrays import Array, Partial, concatenate, put
+from featurestore.aggregates.layout import Values
 from featurestore.online import nodes
 from featurestore.online.layout import LEAF_ROWS, ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
@@ -35,6 +36,7 @@ class Update:
         self._floors = floors
         self._fetch = fetch
         self._changed: dict[bytes, Node | None] = {}
+        self._trimmed = False
 
     def apply(self, rows: Leaf) -> dict[bytes, bytes | None]:
         """Return the fields to write once `rows` (in any order) are part of the state."""
@@ -74,94 +76,100 @@ class Update:
         below = level + 1
         numbers = rows.times >> self._layout.bits[below]
         touched = np.unique(numbers)
-        tiles = []
-        for number in touched.tolist():
-            child = self._insert(
-                node_name(below, number), below, rows.take(np.flatnonzero(numbers == number))
-            )
-            tiles.append(self._tile(number, child))
+        children = [
+            self._insert(node_name(below, number), below, rows.take(np.flatnonzero(numbers == number)))
+            for number in touched.tolist()
+        ]
+        newest = [newest_plain(child) for child in children]
         kept = nodes.take_tiles(node, np.flatnonzero(~np.isin(node.slices, touched)))
         joined = Directory(
             np.concatenate([kept.slices, touched]),
-            nodes.join_directories([kept, *tiles]),
-            [*kept.plain, *(tile.plain[0] for tile in tiles)],
-            np.concatenate([kept.plain_times, *(tile.plain_times for tile in tiles)]),
-            np.concatenate([kept.deep, *(tile.deep for tile in tiles)]),
-            node.older,
+            tuple(
+                concatenate([old, new]) for old, new in zip(kept.states, self._tiles(children), strict=True)
+            ),
+            [*kept.plain, *(plain for plain, _ in newest)],
+            np.concatenate([kept.plain_times, np.array([time for _, time in newest])]),
+            np.concatenate([kept.deep, np.array([isinstance(child, Directory) for child in children])]),
             node.floor,
         )
         return nodes.take_tiles(joined, np.argsort(joined.slices))
 
-    def _tile(self, number: int, child: Node) -> Directory:
-        plain, time = newest_plain(child)
-        return Directory(
-            np.array([number]),
-            self._summary(child),
-            [plain],
-            np.array([time]),
-            np.array([isinstance(child, Directory)]),
-        )
-
-    def _summary(self, child: Node) -> tuple[Partial, ...]:
-        low, high = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        uses = self._layout.aggregates.uses
-        if isinstance(child, Directory):
-            high[:] = len(child.slices)
-            return tuple(
-                use.state.combine(states, low, high) for use, states in zip(uses, child.states, strict=True)
-            )
-        summary = []
-        for use in uses:
-            values, valid = self._layout.parts.input(use.input, child.parts, len(child))
-            if valid is not None:
-                values = values[valid]
-            summary.append(use.state.reduce(values, low, np.array([len(values)])))
-        return tuple(summary)
+    def _tiles(self, children: list[Node]) -> list[Partial]:
+        """Return the children's states, one entry per child: from all rows of each, or all its tiles."""
+        leaves = [child for child in children if isinstance(child, Leaf)]
+        directories = [child for child in children if isinstance(child, Directory)]
+        is_leaf = np.array([isinstance(child, Leaf) for child in children])
+        rows = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(self._layout)
+        row_ends = np.cumsum([len(leaf) for leaf in leaves], dtype=np.int64)
+        tile_ends = np.cumsum([len(child.slices) for child in directories], dtype=np.int64)
+        below = nodes.join_directories(directories) if directories else ()
+        result = []
+        for number, use in enumerate(self._layout.aggregates.uses):
+            states = use.state.empty(len(children))
+            if leaves:
+                values = Values.of(*self._layout.parts.input(use.input, rows.parts, len(rows)))
+                low, high = values.rank(np.append(0, row_ends[:-1])), values.rank(row_ends)
+                put(states, is_leaf, use.state.reduce(values.values, low, high))
+            if directories:
+                low = np.append(0, tile_ends[:-1])
+                put(states, ~is_leaf, use.state.combine(below[number], low, tile_ends))
+            result.append(states)
+        return result
 
     def _trim(self, leaf: Leaf) -> Leaf:
-        """Return the leaf without row-level values that no instant of the history can see."""
+        """Return the leaf without row-level values that no instant of the history can see.
+
+        Rows of the newest instant before the history keep theirs: a copy that comes late may reorder them.
+        """
         if self._floors is None or not self._layout.has_plain:
             return leaf
-        needed = leaf.times > self._floors[1]
-        before = [i for i in np.flatnonzero(~needed).tolist() if leaf.plain[i] is not None]
-        if len(before) < 2:
+        old = np.flatnonzero(leaf.times <= self._floors[1]).tolist()
+        before = [i for i in old if leaf.plain[i] is not None]
+        unseen = [i for i in before if leaf.times[i] < leaf.times[before[-1]]]
+        if not unseen:
             return leaf
+        self._trimmed = True
         plain = list(leaf.plain)
-        for i in before[:-1]:
+        for i in unseen:
             plain[i] = None
         return replace(leaf, plain=plain)
 
     def _prune(self, root: Node, floor: int, plain_floor: int) -> Node:
-        """Return the root without what lies before the floor, deleting the fields of its old slices."""
+        """Return the root without what lies before the floor, deleting the fields of its old slices.
+
+        The rows of the newest row-level values before the history stay, whatever their age: copies of them,
+        and rows of the same instant, that come late are then told apart.
+        """
+        complete = max(floor, root.floor or floor)
         if isinstance(root, Leaf):
             keep = root.times >= floor
-            if keep.all():
-                return root
             before = [
                 i for i in np.flatnonzero(root.times <= plain_floor).tolist() if root.plain and root.plain[i]
             ]
-            keep[before[-1:]] = True
-            return replace(root.take(np.flatnonzero(keep)), floor=max(floor, root.floor or floor))
-        bits = self._layout.bits[0]
-        stale = np.flatnonzero((root.slices + 1) << bits <= floor)
-        if not len(stale):
-            return root
-        dropped = nodes.take_tiles(root, stale)
-        self._forget(0, dropped)
-        older = root.older
-        for plain, time in zip(dropped.plain, dropped.plain_times.tolist(), strict=True):
-            if plain is not None and (older is None or time >= older[0]):
-                older = (time, plain)
-        kept = nodes.take_tiles(root, np.setdiff1d(np.arange(len(root.slices)), stale))
-        return replace(kept, older=older, floor=max(floor, root.floor or floor))
+            if before:
+                keep |= root.times == root.times[before[-1]]
+            if keep.all():
+                return replace(root, floor=complete) if self._trimmed else root
+            return replace(root.take(np.flatnonzero(keep)), floor=complete)
+        ends = (root.slices + 1) << self._layout.bits[0]
+        stale = ends <= floor
+        held = [i for i in np.flatnonzero(ends <= plain_floor).tolist() if root.plain[i] is not None]
+        stale[held[-1:]] = False
+        if not stale.any():
+            return replace(root, floor=complete) if self._trimmed else root
+        self._forget(0, nodes.take_tiles(root, np.flatnonzero(stale)))
+        return replace(nodes.take_tiles(root, np.flatnonzero(~stale)), floor=complete)
 
     def _forget(self, level: int, dropped: Directory) -> None:
         """Mark the fields of dropped slices, and of all below them, for deletion."""
         names = [node_name(level, number) for number in dropped.slices.tolist()]
         deep = [name for name, is_deep in zip(names, dropped.deep.tolist(), strict=True) if is_deep]
+        children = [self._changed[name] for name in deep if name in self._changed]
+        stored = [name for name in deep if name not in self._changed]
         self._changed.update(dict.fromkeys(names))
-        for data in self._fetch(deep) if deep else ():
-            child = None if data is None else nodes.decode(data, self._layout)
+        for data in self._fetch(stored) if stored else ():
+            children.append(None if data is None else nodes.decode(data, self._layout))
+        for child in children:
             if isinstance(child, Directory):
                 self._forget(level + 1, child)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.aggregates.arrays import Array, Partial, put, take
+from featurestore.aggregates.arrays import Partial, put, take
 from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.layout import Values
 from featurestore.errors import HistoryError, OperatorError
@@ -55,11 +55,20 @@ class EntityView:
 
     def segments(self, low: int, high: int) -> Iterator[Segment]:
         """Yield the parts of the state that cover event times [low, high), in order."""
-        root = self._node(ROOT)
-        if root is not None:
-            yield from self._segments(root, -1, low, high)
-        if self.base is not None and low <= self.base.times[0] < high:
-            yield self.base, 0, 1
+        root, base = self._node(ROOT), self.base
+        if base is None or not low <= base.times[0] < high:
+            if root is not None:
+                yield from self._segments(root, -1, low, high)
+            return
+        if root is None:
+            yield base, 0, 1
+            return
+        t = int(base.times[0])  # whose rows lie in one leaf, and the base row stands among them
+        yield from self._segments(root, -1, low, t)
+        node, start, end = next(self._segments(root, -1, t, t + 1), (base, 0, 0))
+        place = start + _before(node, start, end, base)
+        yield from ((node, start, place), (base, 0, 1), (node, place, end))
+        yield from self._segments(root, -1, t + 1, high)
 
     def _node(self, name: bytes) -> Node | None:
         if name not in self._nodes:
@@ -94,7 +103,7 @@ class EntityView:
         for i in range(end - 1, -1, -1):
             if (plain := node.plain[i]) is not None:
                 return int(node.plain_times[i]), plain
-        return node.older
+        return None
 
     def _segments(self, node: Node, level: int, low: int, high: int) -> Iterator[Segment]:
         if low >= high:
@@ -142,6 +151,17 @@ class EntityView:
             yield from self._segments(node, level, time, time + 1)
 
 
+def _before(node: Node, start: int, end: int, base: Leaf) -> int:
+    """Return how many of a leaf's rows, all of the base row's instant, come before it in order."""
+    assert isinstance(node, Leaf)
+
+    def rank(leaf: Leaf, row: int) -> tuple[int, int, int]:
+        order = 0 if leaf.order is None else int(leaf.order[row])
+        return order, int(leaf.ingest[row]), int(leaf.hashes[row])
+
+    return sum(rank(node, row) < rank(base, 0) for row in range(start, end))
+
+
 @dataclass
 class _Pool:
     """Nodes whose columns are laid end to end, and where each begins."""
@@ -165,67 +185,37 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
     plan = layout.aggregates
     count = len(views)
     leaves, directories = _Pool([], {}), _Pool([], {})
-    slots: list[list[tuple[int, bool, int, int]]] = []  # by place in order: (target, is leaf, low, high)
+    segments: list[tuple[int, bool, int, int]] = []  # (target, of a leaf, low, high), by target, in order
     for number, window in enumerate(plan.windows):
         for place, view in enumerate(views):
-            low, high = window.bounds(view.t)
-            for slot, (node, start, end) in enumerate(view.segments(low, high)):
-                if slot == len(slots):
-                    slots.append([])
+            for node, start, end in view.segments(*window.bounds(view.t)):
                 is_leaf = isinstance(node, Leaf)
                 offset = (leaves if is_leaf else directories).place(node)
-                slots[slot].append((number * count + place, is_leaf, offset + start, offset + end))
+                segments.append((number * count + place, is_leaf, offset + start, offset + end))
+    columns = np.array(segments, np.int64).reshape(-1, 4)
+    target, low, high = columns[:, 0], columns[:, 2], columns[:, 3]
+    of_leaf = columns[:, 1] == 1
+    starts = np.searchsorted(target, np.arange(count * len(plan.windows) + 1))
     inputs = _inputs(layout, leaves)
-    tiles = (
-        nodes.join_directories([n for n in directories.nodes if isinstance(n, Directory)])
-        if directories.nodes
-        else ()
-    )
-    edges = [_Edges.of(slot, is_leaf) for slot in slots for is_leaf in (True, False)]
+    tiles = nodes.join_directories([n for n in directories.nodes if isinstance(n, Directory)])
     cache: list[Partial] = []
     for number, use in enumerate(plan.uses):
-        total = use.state.empty(count * len(plan.windows))
-        for place, part in enumerate(edges):
-            if not len(part.targets):
-                continue
-            if part.is_leaf:
-                values = inputs[use.input]
-                states = use.state.reduce(values.values, values.rank(part.low), values.rank(part.high))
-            else:
-                states = use.state.combine(tiles[number], part.low, part.high)
-            if place > 1:
-                states = use.state.merge(take(total, part.targets), states)
-            put(total, part.targets, states)
-        cache.append(total)
+        parts = use.state.empty(len(segments))
+        if of_leaf.any():
+            values = inputs[use.input]
+            states = use.state.reduce(values.values, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
+            put(parts, of_leaf, states)
+        if tiles and not of_leaf.all():
+            put(parts, ~of_leaf, use.state.combine(tiles[number], low[~of_leaf], high[~of_leaf]))
+        cache.append(use.state.combine(parts, starts[:-1], starts[1:]))
     return plan.finish(lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)))
-
-
-@dataclass(frozen=True)
-class _Edges:
-    targets: Array
-    low: Array
-    high: Array
-    is_leaf: bool
-
-    @staticmethod
-    def of(slot: list[tuple[int, bool, int, int]], is_leaf: bool) -> _Edges:
-        """Return the slot's ranges over leaves, or over directories."""
-        chosen = [(target, low, high) for target, leaf, low, high in slot if leaf == is_leaf]
-        array = np.array(chosen, np.int64).reshape(-1, 3)
-        return _Edges(array[:, 0], array[:, 1], array[:, 2], is_leaf)
 
 
 def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
     """Return every input over the pool's rows, compressed to what counts."""
     leaves = [node for node in pool.nodes if isinstance(node, Leaf)]
     joined = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(layout)
-    result = []
-    for number in range(len(layout.aggregates.inputs)):
-        values, valid = layout.parts.input(number, joined.parts, len(joined))
-        if valid is None:
-            result.append(Values(values, None))
-            continue
-        prefix = np.zeros(len(valid) + 1, np.int64)
-        np.cumsum(valid, out=prefix[1:])
-        result.append(Values(values[valid], prefix))
-    return result
+    return [
+        Values.of(*layout.parts.input(number, joined.parts, len(joined)))
+        for number in range(len(layout.aggregates.inputs))
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from featurestore.errors import OperatorError, RequestError, did_you_mean
+from featurestore.errors import OperatorError, RequestError, UnknownName, did_you_mean
 from featurestore.registry.schema import objects, pins, tags, versions
 
 _HEX = re.compile(r"[0-9a-f]+$")
@@ -145,7 +145,7 @@ def find_pins(connection: sa.Connection, project: str, name: str, fingerprint: s
 def resolve(connection: sa.Connection, project: str, kind: str, reference: str) -> Version:
     """Return the version that `name`, `name@tag` or `name@fingerprint` (or its unique prefix) names.
 
-    Raises RequestError with the nearest name, tag or fingerprint.
+    Raises UnknownName with the nearest name, tag or fingerprint.
     """
     name, _, pointer = reference.partition("@")
     named = {"project": project, "kind": kind, "name": name}
@@ -156,7 +156,7 @@ def resolve(connection: sa.Connection, project: str, kind: str, reference: str) 
         raise _unknown(connection, project, kind, name)
     if pointer in ("", "latest"):
         if latest.removed_at is not None:
-            raise RequestError(
+            raise UnknownName(
                 f"{kind} '{name}' was removed from project '{project}'.",
                 hint=f"Its versions stay: {name}@{latest.fingerprint[:12]} was the latest.",
             )
@@ -174,12 +174,12 @@ def resolve(connection: sa.Connection, project: str, kind: str, reference: str) 
     if len(matches) == 1 and len(pointer) >= _SHORTEST_PREFIX:
         return _version(connection, named, matches[0])
     if matches:
-        raise RequestError(
+        raise UnknownName(
             f"'{reference}' is not unique in project '{project}'.",
             hint=f"It could be {', '.join(match[:12] for match in matches)}; write at least 4 digits.",
         )
     names = connection.execute(sa.select(tags.c.tag).where(*_equal(tags, named))).scalars()
-    raise RequestError(
+    raise UnknownName(
         f"{kind} '{name}' has no tag or version '{pointer}' in project '{project}'.",
         hint=did_you_mean(pointer, ["latest", *names, *(fingerprint[:12] for fingerprint in fingerprints)]),
     )
@@ -191,14 +191,14 @@ def _version(connection: sa.Connection, named: Mapping[str, str], fingerprint: s
     )
 
 
-def _unknown(connection: sa.Connection, project: str, kind: str, name: str) -> RequestError:
+def _unknown(connection: sa.Connection, project: str, kind: str, name: str) -> UnknownName:
     known = [other for (found, other) in state(connection, project) if found == kind]
     if not known and not state(connection, project):
-        return RequestError(
+        return UnknownName(
             f"Nothing is applied in project '{project}', so there is no {kind} '{name}'.",
             hint="Run: featurestore apply",
         )
-    return RequestError(
+    return UnknownName(
         f"There is no {kind} '{name}' in project '{project}'.", hint=did_you_mean(name, known)
     )
 

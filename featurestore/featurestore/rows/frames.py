@@ -29,9 +29,9 @@ _DIGEST_ROWS = 65_536
 
 
 class FrameSource:
-    """A BatchSource (see `featurestore.contracts`) of one frame."""
+    """A BatchSource (see `featurestore.contracts`) of one frame. Without a name it goes by its values."""
 
-    def __init__(self, frame: Any, name: str = "frame") -> None:
+    def __init__(self, frame: Any, name: str | None = None) -> None:
         self._path: Path | None = None
         self._table: pa.Table | None = None
         self._name = name
@@ -48,7 +48,7 @@ class FrameSource:
         """Return the frame as one input, with the digest of its values."""
         if self._item is None:
             digest, rows = _digest(self._batches(_DIGEST_ROWS, None))
-            self._item = BatchInput(self._name, digest, rows)
+            self._item = BatchInput(self._name or f"frame {digest}", digest, rows)
         return [self._item]
 
     def read(

@@ -1,0 +1,82 @@
+"""Push: durable when it answers, refused with a reason, servable when waited for."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+from shop import START, open_shop, payment
+
+AT = START.replace(hour=23)
+
+
+def test_events_are_durable_and_in_order(tmp_path):
+    with open_shop(tmp_path) as store:
+        report = store.push("payments", [payment(i) for i in range(3)])
+        assert [item["sequence"] for item in report.accepted] == [0, 1, 2]
+        assert report.servable is None
+        source = store.environment.stream(store.catalog.source("payments"))
+        reader = source.reader(source.partitions()[0], None)
+        batch = reader.poll(10, 1.0)
+        assert batch is not None
+        assert [json.loads(r.value)["id"] for r in batch.records] == ["p0", "p1", "p2"]
+        reader.close()
+
+
+def test_what_the_door_would_refuse_is_refused_with_its_reason(tmp_path):
+    with open_shop(tmp_path) as store:
+        events = [
+            payment(1),
+            b"{no json",
+            b"[1]",
+            payment(2, amount="many"),
+            payment(3, at=None),
+            payment(4, at=AT.replace(year=2040)),
+            payment(5) | {"id": None},
+        ]
+        report = store.push("payments", events)
+        assert len(report.accepted) == 1
+        assert [(item["index"], item["code"]) for item in report.refused] == [
+            (1, "malformed"),
+            (2, "malformed"),
+            (3, "bad_type"),
+            (4, "null_event_time"),
+            (5, "future"),
+            (6, "null_event_id"),
+        ]
+
+
+def test_with_wait_events_are_servable_although_no_worker_runs(tmp_path):
+    with open_shop(tmp_path) as store:
+        report = store.push("payments", [payment(1, 5, amount=3.0), payment(2, 5, 1, amount=4.0)], wait=20)
+        assert report.servable is True
+        found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
+        assert (found["amount_sum_1d"], found["amount_count_1d"]) == (7.0, 2)
+
+
+def test_with_wait_a_running_worker_applies_the_events(tmp_path):
+    with open_shop(tmp_path) as store:
+        stop = threading.Event()
+        counts: dict = {}
+        worker = threading.Thread(
+            target=lambda: counts.update(store.stream(engine="local", stop=stop)), name="worker"
+        )
+        worker.start()
+        try:
+            for i in range(5):
+                assert store.push("payments", [payment(i, 5, i, amount=1.0)], wait=20).servable
+            found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
+            assert found["amount_sum_1d"] == 5.0
+        finally:
+            stop.set()
+            worker.join()
+        assert store.verify(sample=50).is_equal
+
+
+def test_an_event_pushed_twice_counts_once(tmp_path):
+    with open_shop(tmp_path) as store:
+        store.push("payments", [payment(1, 5)], wait=20)
+        store.push("payments", [payment(1, 5)], wait=20)
+        found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
+        assert found["amount_count_1d"] == 1
+        assert store.verify(sample=50).is_equal
