@@ -192,6 +192,7 @@ def facts(name: str, log: Iterable[Mapping[str, Any]]) -> list[Row]:
         made.append(
             {
                 **after,
+                "__raw": row,
                 "__key": after["shop" if name == "takings" else "customer"],
                 "__event_time": row["at"],
                 "__ingest_time": row["known_at"] if source.ingest_time else row["__ingest_time"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shop import SPECS, START, open_shop, payment, payments
+from payments_project import SPECS, START, open_project, payment, payments
 
 from featurestore import FeatureStore, OperatorError
 from featurestore.changes import CHANGED, CREATED, REMOVED, UNCHANGED, WAITING
@@ -25,7 +25,7 @@ def actions(changes) -> dict[str, str]:
 
 
 def test_plan_says_what_apply_does_and_then_nothing(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         assert set(actions(store.plan()).values()) == {UNCHANGED}
         assert store.plan().is_empty
         edit(tmp_path, "windows: [1h, 1d]", "windows: [1h, 2d]")
@@ -41,7 +41,7 @@ def test_plan_says_what_apply_does_and_then_nothing(tmp_path):
 
 
 def test_a_stale_plan_is_refused(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         planned = store.plan()
         edit(tmp_path, "windows: [1h, 1d]", "windows: [1h, 2d]")
         store.apply()
@@ -50,7 +50,7 @@ def test_a_stale_plan_is_refused(tmp_path):
 
 
 def test_what_is_no_longer_declared_is_removed_and_its_versions_stay(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         fingerprint = store.vector("risk").plan.fingerprint
         edit(tmp_path, "---\nkind: FeatureVector\nname: risk\nfeatures: [spend.*]\n", "")
         assert actions(store.apply())["risk"] == REMOVED
@@ -58,7 +58,7 @@ def test_what_is_no_longer_declared_is_removed_and_its_versions_stay(tmp_path):
 
 
 def test_a_new_window_keeps_the_table_and_fills_a_new_generation(tmp_path):
-    with open_shop(tmp_path, a=payments(200)) as store:
+    with open_project(tmp_path, a=payments(200)) as store:
         store.ingest("spend")
         old = store.vector("risk")
         before = old.get_online([{"customer": 1}], as_of=AT).to_dicts()
@@ -78,7 +78,7 @@ def test_a_new_window_keeps_the_table_and_fills_a_new_generation(tmp_path):
 
 
 def test_changed_steps_make_a_new_table_that_ingest_fills_anew(tmp_path):
-    with open_shop(tmp_path, a=payments(50)) as store:
+    with open_project(tmp_path, a=payments(50)) as store:
         store.ingest("spend")
         edit(tmp_path, "amount > 50", "amount > 20")
         store.apply()
@@ -88,7 +88,7 @@ def test_changed_steps_make_a_new_table_that_ingest_fills_anew(tmp_path):
 
 
 def test_materialize_brings_a_lost_online_store_back(tmp_path):
-    with open_shop(tmp_path, a=payments(100)) as store:
+    with open_project(tmp_path, a=payments(100)) as store:
         store.ingest("spend")
         before = store.vector("risk").get_online([{"customer": 2}], as_of=AT).rows
         (tmp_path / ".featurestore" / "online.db").unlink()
@@ -99,7 +99,7 @@ def test_materialize_brings_a_lost_online_store_back(tmp_path):
 
 
 def test_materialize_brings_what_the_stream_has_applied_and_the_offline_store_has_not(tmp_path):
-    with open_shop(tmp_path, a=payments(20)) as store:
+    with open_project(tmp_path, a=payments(20)) as store:
         store.ingest("spend")
         store.push("payments", [payment(500, 1, 1000.0, amount=7.0)], wait=10)
         plan = store.catalog.feature_set("spend")
@@ -114,7 +114,7 @@ def test_materialize_brings_what_the_stream_has_applied_and_the_offline_store_ha
 
 def test_a_vector_that_awaits_a_fit_waits_and_nothing_else_does(tmp_path):
     folder = tmp_path
-    with open_shop(folder, a=payments(90)) as store:
+    with open_project(folder, a=payments(90)) as store:
         store.ingest("spend")
         (folder / "specs.yaml").write_text(
             SPECS + "base: spend\nimpute: {amount_std_1h: $mean, amount_max_1h: 0}\n"
@@ -129,7 +129,7 @@ def test_a_vector_that_awaits_a_fit_waits_and_nothing_else_does(tmp_path):
 
 
 def test_a_created_project_says_created(tmp_path):
-    from shop import make_project
+    from payments_project import make_project
 
     make_project(tmp_path)
     with FeatureStore(tmp_path) as store:

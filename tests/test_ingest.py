@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from shop import START, make_project, open_shop, payment, payments
+from payments_project import START, make_project, open_project, payment, payments
 
 from featurestore import FeatureStore, RequestError, tables
 from featurestore.plans import EVENT_ID, SEQUENCE
@@ -32,7 +32,7 @@ def online(store: FeatureStore, customer: int, at: object = None) -> dict:
 
 
 def test_the_same_input_again_changes_nothing(tmp_path):
-    with open_shop(tmp_path, history=payments(100)) as store:
+    with open_project(tmp_path, history=payments(100)) as store:
         [first] = store.ingest("spend")
         before = online(store, 3, START.replace(day=2))
         [again] = store.ingest("spend")
@@ -43,7 +43,7 @@ def test_the_same_input_again_changes_nothing(tmp_path):
 
 
 def test_the_same_frame_again_is_a_no_op_and_another_frame_is_not(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         store.ingest("spend", payments(10))
         store.ingest("spend", payments(10))
         store.ingest("spend", pl.DataFrame([payment(99, 2, 5000)]))
@@ -51,7 +51,7 @@ def test_the_same_frame_again_is_a_no_op_and_another_frame_is_not(tmp_path):
 
 
 def test_a_new_file_beside_a_known_one_brings_its_rows_alone(tmp_path):
-    with open_shop(tmp_path, a=payments(50)) as store:
+    with open_project(tmp_path, a=payments(50)) as store:
         store.ingest("spend")
         payments(80)[50:].write_parquet(tmp_path / "data" / "b.parquet")
         [report] = store.ingest("spend")
@@ -60,7 +60,7 @@ def test_a_new_file_beside_a_known_one_brings_its_rows_alone(tmp_path):
 
 
 def test_a_file_that_changed_in_place_is_refused_unless_it_is_appended(tmp_path):
-    with open_shop(tmp_path, a=payments(10)) as store:
+    with open_project(tmp_path, a=payments(10)) as store:
         store.ingest("spend")
         payments(12).write_parquet(tmp_path / "data" / "a.parquet")
         with pytest.raises(RequestError, match="ingested before with other contents"):
@@ -74,7 +74,7 @@ def test_a_file_that_changed_in_place_is_refused_unless_it_is_appended(tmp_path)
 def test_bad_rows_become_dead_letters_with_their_reason(tmp_path):
     rows = [payment(1), payment(2, None), payment(3, at=None), payment(4, amount=None)]
     rows.append(payment(5, seen=START.replace(year=2025)))
-    with open_shop(tmp_path, a=pl.DataFrame(rows, schema_overrides={"customer": pl.Int64})) as store:
+    with open_project(tmp_path, a=pl.DataFrame(rows, schema_overrides={"customer": pl.Int64})) as store:
         [report] = store.ingest("spend")
         assert report.counts == {"null_key": 1, "null_event_time": 1, "future": 1}
         assert report.rows_written == 2
@@ -91,7 +91,7 @@ def test_bad_rows_become_dead_letters_with_their_reason(tmp_path):
 def test_every_row_of_many_commits_arrives_once(tmp_path, monkeypatch):
     monkeypatch.setattr("featurestore_engines.batch.ingest.COMMIT_ROWS", 40)
     monkeypatch.setattr("featurestore_engines.batch.ingest.READ_ROWS", 16)
-    with open_shop(tmp_path, a=payments(300)) as store:
+    with open_project(tmp_path, a=payments(300)) as store:
         store.ingest("spend")
         rows = offline_rows(store)
         assert sorted(rows[SEQUENCE]) == list(range(300))
@@ -110,7 +110,7 @@ print("done", flush=True)
 
 
 def test_an_ingest_that_was_killed_is_completed_by_the_next(tmp_path):
-    open_shop(tmp_path, a=payments(6000)).close()
+    open_project(tmp_path, a=payments(6000)).close()
     kills = 0
     for delay in (0.15, 0.35, 0.6, 0.9, 1.3):
         process = subprocess.Popen(
@@ -136,7 +136,7 @@ def test_an_ingest_that_was_killed_is_completed_by_the_next(tmp_path):
 
 
 def test_two_ingests_at_once_bring_every_row_once(tmp_path):
-    open_shop(tmp_path, a=payments(4000)).close()
+    open_project(tmp_path, a=payments(4000)).close()
     pair = [
         subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -161,5 +161,5 @@ def test_one_source_feeds_all_its_sets_by_the_sources_name(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
-    with open_shop(tmp_path) as store, pytest.raises(RequestError, match="Did you mean 'spend'"):
+    with open_project(tmp_path) as store, pytest.raises(RequestError, match="Did you mean 'spend'"):
         store.ingest("spemd")

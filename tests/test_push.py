@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import threading
 
-from shop import START, open_shop, payment
+from payments_project import START, open_project, payment
 
 AT = START.replace(hour=23)
 
 
 def test_events_are_durable_and_in_order(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         report = store.push("payments", [payment(i) for i in range(3)])
         assert [item["sequence"] for item in report.accepted] == [0, 1, 2]
         assert report.servable is None
@@ -24,7 +24,7 @@ def test_events_are_durable_and_in_order(tmp_path):
 
 
 def test_what_the_door_would_refuse_is_refused_with_its_reason(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         events = [
             payment(1),
             b"{no json",
@@ -47,7 +47,7 @@ def test_what_the_door_would_refuse_is_refused_with_its_reason(tmp_path):
 
 
 def test_with_wait_events_are_servable_although_no_worker_runs(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         report = store.push("payments", [payment(1, 5, amount=3.0), payment(2, 5, 1, amount=4.0)], wait=20)
         assert report.servable is True
         found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
@@ -55,7 +55,7 @@ def test_with_wait_events_are_servable_although_no_worker_runs(tmp_path):
 
 
 def test_with_wait_a_running_worker_applies_the_events(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         stop = threading.Event()
         counts: dict = {}
         worker = threading.Thread(
@@ -74,7 +74,7 @@ def test_with_wait_a_running_worker_applies_the_events(tmp_path):
 
 
 def test_an_event_pushed_twice_counts_once(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         store.push("payments", [payment(1, 5)], wait=20)
         store.push("payments", [payment(1, 5)], wait=20)
         found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
-from shop import open_shop, payment, payments
+from payments_project import open_project, payment, payments
 
 from featurestore.contracts import EntityWrite
 from featurestore.keys import encode_key, shard_of
@@ -11,7 +11,7 @@ from featurestore.types import INT64
 
 
 def test_equal_stores_are_equal_over_thousands_of_values(tmp_path):
-    with open_shop(tmp_path, a=payments(500)) as store:
+    with open_project(tmp_path, a=payments(500)) as store:
         store.ingest("spend")
         found = store.verify(sample=300)
         assert found.is_equal
@@ -21,7 +21,7 @@ def test_equal_stores_are_equal_over_thousands_of_values(tmp_path):
 
 
 def test_an_entity_that_lost_its_state_is_found_with_the_rows_behind_it(tmp_path):
-    with open_shop(tmp_path) as store:
+    with open_project(tmp_path) as store:
         now = pl.DataFrame([payment(i, i % 3) for i in range(9)]).with_columns(
             (pl.lit(0).cast(pl.Duration("us")) + pl.lit(_now())).alias("at")
         )
@@ -43,7 +43,7 @@ def test_an_entity_that_lost_its_state_is_found_with_the_rows_behind_it(tmp_path
 
 
 def test_a_window_edge_that_is_off_by_a_microsecond_is_found(tmp_path, monkeypatch):
-    with open_shop(tmp_path, a=payments(500)) as store:
+    with open_project(tmp_path, a=payments(500)) as store:
         store.ingest("spend")
         from featurestore.online.view import EntityView
 

@@ -232,7 +232,7 @@ class OfflineStore(Protocol):
         """Return the names of the tables that exist."""
 
 
-_EXTRAS = {"redis": "redis", "kafka": "kafka", "bytewax": "bytewax", "serve": "serve", "spark": "spark"}
+_EXTRAS = {"redis": "redis", "kafka": "kafka", "bytewax": "bytewax", "http": "serve", "spark": "spark"}
 
 
 def extension(group: str, kind: str) -> Any:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from featurestore.verify import Verification
 
 Progress = Callable[[int], None]
+Records = list[dict[str, Any]]
 EntityRows = Any
-"""A Polars, pandas or Arrow frame, or the text of a SQL query over the frames named in it."""
+"""A Polars, pandas or Arrow frame, a file's path, or SQL over files: `SELECT … FROM 'labels.parquet'`."""
 
 
 class FeatureVectorHandle:
@@ -213,6 +214,12 @@ class FeatureStore:
 
         return stream(self, sources, engine, workers, stop or Event(), report)
 
+    def drain(self, sources: Sequence[str] = ()) -> dict[str, dict[str, int]]:
+        """Apply what the streams of these sources (default: all) hold now, in this thread; return counts."""
+        from featurestore.streaming import chosen, drain
+
+        return {name: drain(self, name) for name in chosen(self, sources)}
+
     def compact(self, name: str | None = None) -> dict[str, dict[str, int]]:
         """Rewrite the offline tables' closed days, sorted; return counts by table."""
         offline = self.environment.offline
@@ -298,7 +305,7 @@ class FeatureStore:
 
     # Looking
 
-    def status(self) -> list[dict[str, Any]]:
+    def status(self) -> Records:
         """Return per live set version its rows, freshness, lag, sizes and generations."""
         from featurestore.status import status
 
@@ -321,13 +328,13 @@ class FeatureStore:
         """Let another process open the same project."""
         return _reopen, (self.root, self._profile)
 
-    def describe_sets(self) -> list[dict[str, Any]]:
+    def describe_sets(self) -> Records:
         """Return the applied feature sets with their features, as JSON values."""
         from featurestore.status import describe_set
 
         return [describe_set(self.catalog.feature_set(name)) for name in self.catalog.names("FeatureSet")]
 
-    def describe_vectors(self) -> list[dict[str, Any]]:
+    def describe_vectors(self) -> Records:
         """Return the applied vectors with what a request needs and gets, as JSON values."""
         from featurestore.status import describe_vector
 

@@ -34,7 +34,7 @@ def stream(
 
     The first stream that fails stops all, and its error is raised.
     """
-    names = _chosen(store, sources)
+    names = chosen(store, sources)
     run = _engine(engine)
     counts = {name: run.counts() for name in names}
     errors: list[BaseException] = []
@@ -144,7 +144,8 @@ class _Jobs:
         ]
 
 
-def _chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:
+def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:
+    """Return the sources that the names, of sources or sets, stand for. Raises UnknownName."""
     live = {plan.source.name: plan.source for plan in store.catalog.live_sets()}
     streams = [name for name, source in live.items() if source.stream is not None]
     sets = {plan.name: plan.source.name for plan in store.catalog.live_sets()}

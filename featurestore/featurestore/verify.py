@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import instants, plans, tables
 from featurestore.catalog import sets_of
 from featurestore.contracts import extension
-from featurestore.errors import OperatorError, RequestError, did_you_mean
+from featurestore.errors import RequestError, did_you_mean
 from featurestore.instants import format_instant
 from featurestore.online.reader import VectorReader
 from featurestore.online.writer import OnlineWriter
@@ -286,17 +286,14 @@ class _Check:
             return {}
         cut = tables.row_partitions(table.positions(snapshot))
         writer = OnlineWriter(plan, environment.online, generation, keep_all=True)
+        wanted = []
         for lookup in self._plan.lookups:
-            if lookup.set.state_fingerprint != plan.state_fingerprint:
-                continue
-            asked = self._key_frame(questions, lookup.keys)
-            keys = encode(asked, plan.keys, lookup.keys).key.alias(plans.KEY).to_frame().drop_nulls().unique()
-            rows = table.lazy(snapshot, cut=cut, schema=plan.columns)
-            known = writer.positions()
-            frame = rows.join(keys.lazy(), on=plans.KEY, how="semi").collect()
-            if any(known.values()):  # a second look-up of one set: its own keys, below the positions
-                raise OperatorError(f"'{plan.name}' is looked up twice in '{self._plan.name}'.")
-            writer.apply(frame.sort(pl.col(plans.SEQUENCE)), cut)
+            if lookup.set.state_fingerprint == plan.state_fingerprint:
+                asked = self._key_frame(questions, lookup.keys)
+                wanted.append(encode(asked, plan.keys, lookup.keys).key.alias(plans.KEY).to_frame())
+        keys = pl.concat(wanted).drop_nulls().unique()
+        rows = table.lazy(snapshot, cut=cut, schema=plan.columns)
+        writer.apply(rows.join(keys.lazy(), on=plans.KEY, how="semi").collect(), cut)
         return cut
 
     def _key_frame(self, questions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

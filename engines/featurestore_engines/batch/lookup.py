@@ -147,7 +147,8 @@ def as_of_values(
     rules = Rules(layout, plan.left_closed, plan.ttl, plan.source.on_duplicate == "replace")
     columns = _columns(parts, [f.name for f in plain])
     pieces = []
-    for shards in _ranges(reader.size()):
+    ranges = list(_ranges(reader.size()))
+    for shards in ranges:
         part = (
             asked
             if shards is None
@@ -164,7 +165,7 @@ def as_of_values(
         more = None if extra is None else _extra_rows(parts, extra, coded, len(layout.inputs))
         answer = evaluate(rows, codes, coded[AT].to_numpy(), rules, as_known=as_known, extra=more)
         pieces.append(_piece(part, known, answer.row, answer.expired, plain, layout, answer.aggregates))
-    blank = asked.filter(pl.col(plans.SHARD).is_null()) if len(pieces) > 1 else asked.clear()
+    blank = asked.filter(pl.col(plans.SHARD).is_null()) if len(ranges) > 1 else asked.clear()
     if blank.height:
         pieces.append(_unknown(blank, plan, features))
     if not pieces:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Event
+from typing import TypeVar
 
 import bytewax.operators as op
 import polars as pl
@@ -22,6 +24,7 @@ from bytewax.run import cli_main
 
 from featurestore import instants, plans
 from featurestore.contracts import RecordBatch, StreamReader, StreamSource
+from featurestore.errors import FeatureStoreError
 from featurestore.keys import SHARDS
 from featurestore_engines.stream.local import MAX_RECORDS, drain
 from featurestore_engines.stream.patience import Patience
@@ -39,6 +42,7 @@ from featurestore_engines.stream.pipeline import (
 LANES = 16
 """Groups of shards; each has one writer, on the worker that Bytewax assigns to it."""
 
+Result = TypeVar("Result")
 _IDLE = timedelta(milliseconds=20)
 
 
@@ -51,34 +55,67 @@ class Piece:
     positions: dict[str, int]
 
 
+class _Failure:
+    """The first error of a dataflow, after which nothing more is applied and the flow ends.
+
+    An exception that leaves an operator makes Bytewax panic, and hides its type.
+    """
+
+    def __init__(self) -> None:
+        self.error: FeatureStoreError | None = None
+
+    def attempt(self, work: Callable[[], Result], otherwise: Result) -> Result:
+        """Return what `work` does; `otherwise` where it fails, or something has failed before."""
+        if self.error is None:
+            try:
+                return work()
+            except FeatureStoreError as error:
+                self.error = error
+        return otherwise
+
+
 class _Records(FixedPartitionedSource[RecordBatch, None]):
     """The topic's partitions, each from where the furthest store behind needs it."""
 
-    def __init__(self, job: Job, source: StreamSource, ends: Callable[[], bool]) -> None:
+    def __init__(self, job: Job, source: StreamSource, ends: Callable[[], bool], failure: _Failure) -> None:
         self._job = job
         self._source = source
         self._ends = ends
+        self._failure = failure
 
     def list_parts(self) -> list[str]:
         return self._source.partitions()
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
         del step_id, resume_state
-        return _Partition(self._source.reader(for_part, self._job.start(for_part) or None), self._ends)
+
+        def open_reader() -> StreamReader:
+            return self._source.reader(for_part, self._job.start(for_part) or None)
+
+        return _Partition(open_reader, self._ends, self._failure)
 
 
 class _Partition(StatefulSourcePartition[RecordBatch, None]):
-    def __init__(self, reader: StreamReader, ends: Callable[[], bool]) -> None:
-        self._reader = reader
+    def __init__(
+        self, open_reader: Callable[[], StreamReader], ends: Callable[[], bool], failure: _Failure
+    ) -> None:
+        self._open_reader = open_reader
+        self._reader: StreamReader | None = None
         self._ends = ends
+        self._failure = failure
         self._awake: datetime | None = None
 
     def next_batch(self) -> Iterable[RecordBatch]:
-        if self._ends():
+        batch = self._failure.attempt(self._poll, None)
+        if self._failure.error is not None or self._ends():
             raise StopIteration
-        batch = self._reader.poll(MAX_RECORDS, 0.0)
         self._awake = datetime.now(UTC) + _IDLE if batch is None else None
         return [] if batch is None else [batch]
+
+    def _poll(self) -> RecordBatch | None:
+        if self._reader is None:
+            self._reader = self._open_reader()
+        return self._reader.poll(MAX_RECORDS, 0.0)
 
     def next_awake(self) -> datetime | None:
         return self._awake
@@ -87,7 +124,8 @@ class _Partition(StatefulSourcePartition[RecordBatch, None]):
         return None
 
     def close(self) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
 
 
 class _Rows(StatefulBatchLogic[Prepared, tuple[int, Piece], None]):
@@ -96,8 +134,9 @@ class _Rows(StatefulBatchLogic[Prepared, tuple[int, Piece], None]):
     Rows and the checkpoint that follows their commit leave here in one order, and so arrive.
     """
 
-    def __init__(self, sink: OfflineSink) -> None:
+    def __init__(self, sink: OfflineSink, failure: _Failure) -> None:
         self._sink = sink
+        self._failure = failure
 
     def on_batch(self, values: list[Prepared]) -> tuple[list[tuple[int, Piece]], bool]:
         pieces = []
@@ -122,7 +161,8 @@ class _Rows(StatefulBatchLogic[Prepared, tuple[int, Piece], None]):
         return None
 
     def _flushed(self) -> list[tuple[int, Piece]]:
-        done = self._sink.flush()
+        nothing: dict[str, int] = {}
+        done = self._failure.attempt(self._sink.flush, nothing)
         return [(lane, Piece(None, None, done)) for lane in range(LANES)] if done else []
 
 
@@ -139,8 +179,9 @@ def _lanes(prepared: Prepared) -> list[tuple[int, Piece]]:
 class _Online(FixedPartitionedSink[Piece, None]):
     """The online store, by lane."""
 
-    def __init__(self, sink: OnlineSink) -> None:
+    def __init__(self, sink: OnlineSink, failure: _Failure) -> None:
         self._sink = sink
+        self._failure = failure
 
     def list_parts(self) -> list[str]:
         return [f"{lane:02}" for lane in range(LANES)]
@@ -150,36 +191,46 @@ class _Online(FixedPartitionedSink[Piece, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Lane:
         del step_id, resume_state
-        return _Lane(self._sink, range(int(for_part), SHARDS, LANES))
+        return _Lane(self._sink, range(int(for_part), SHARDS, LANES), self._failure)
 
 
 class _Lane(StatefulSinkPartition[Piece, None]):
-    def __init__(self, sink: OnlineSink, shards: Sequence[int]) -> None:
+    def __init__(self, sink: OnlineSink, shards: Sequence[int], failure: _Failure) -> None:
         self._sink = sink
         self._shards = shards
+        self._failure = failure
 
     def write_batch(self, values: list[Piece]) -> None:
         for piece in values:
-            if piece.target is None or piece.rows is None:
-                self._sink.checkpoint(piece.positions, self._shards)
-            else:
-                self._sink.apply(piece.target, piece.rows, piece.positions)
+            self._failure.attempt(partial(self._write, piece), None)
+
+    def _write(self, piece: Piece) -> None:
+        if piece.target is None or piece.rows is None:
+            self._sink.checkpoint(piece.positions, self._shards)
+        else:
+            self._sink.apply(piece.target, piece.rows, piece.positions)
 
     def snapshot(self) -> None:
         return None
 
 
-def dataflow(job: Job, source: StreamSource, counts: Counts, ends: Callable[[], bool]) -> Dataflow:
+def dataflow(
+    job: Job, source: StreamSource, counts: Counts, ends: Callable[[], bool], failure: _Failure
+) -> Dataflow:
     """Return the dataflow of one stream source; it ends, with everything committed, once `ends()` is true."""
     preparation = Preparation(job, instants.now)
     online = OnlineSink(job, counts)
+
+    def prepare(batch: RecordBatch) -> list[Prepared]:
+        return failure.attempt(lambda: [preparation.prepare(batch)], [])
+
     flow = Dataflow("featurestore")
-    records = op.input("records", flow, _Records(job, source, ends))
-    prepared = op.map("prepare", records, preparation.prepare)
+    records = op.input("records", flow, _Records(job, source, ends, failure))
+    prepared = op.flat_map("prepare", records, prepare)
     by_partition = op.key_on("partition", prepared, lambda item: item.partition)
-    pieces = op.stateful_batch("rows", by_partition, lambda _: _Rows(OfflineSink(job, counts)))
+    pieces = op.stateful_batch("rows", by_partition, lambda _: _Rows(OfflineSink(job, counts), failure))
     lanes = op.map("lane", pieces, lambda item: (f"{item[1][0]:02}", item[1][1]))
-    op.output("online", lanes, _Online(online))
+    op.output("online", lanes, _Online(online, failure))
     return flow
 
 
@@ -201,13 +252,16 @@ def run(
 
     while not stop.is_set():
         with patience:
+            failure = _Failure()
             now = job()
             catch_up(now)
             cli_main(  # type: ignore[no-untyped-call]
-                dataflow(now, source, counts, ends),
+                dataflow(now, source, counts, ends, failure),
                 workers_per_process=workers,
                 epoch_interval=timedelta(seconds=1),
             )
+            if failure.error is not None:
+                raise failure.error
 
 
 ENGINE = StreamEngine(run, drain)

@@ -196,7 +196,7 @@ def _queried(query: str) -> pl.DataFrame:
     try:
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            frame = pl.from_arrow(connection.execute(query).to_arrow_table())
+            frame = pl.from_arrow(connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise RequestError(f"The query cannot be run: {error}") from error
     assert isinstance(frame, pl.DataFrame)

@@ -1,0 +1,139 @@
+"""Verbs that declare: validate, plan, apply, fit, tag."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.application import verb
+from featurestore.cli.rows import INSTANT, read_rows
+from featurestore.cli.session import Session
+from featurestore.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from featurestore.changes import Change, Changes
+
+_PANEL = "Declare"
+_SIGNS = {"created": "+", "changed": "~", "removed": "-", "unchanged": " ", "waiting": "!"}
+
+
+@verb(_PANEL)
+def validate(session: Session) -> None:
+    """Check the specs, and say every mistake with its file and line."""
+    compiled = session.store.validate()
+    kinds = ("Entity", "Source", "FeatureSet", "FeatureVector")
+    counts = {kind: sum(found == kind for found, _ in compiled.declarations) for kind in kinds}
+    if session.console.json:
+        waiting = {name: str(error) for name, error in compiled.unfitted.items()}
+        session.console.data({"project": compiled.name, "valid": True, "counts": counts, "unfitted": waiting})
+    words = ("entities", "sources", "feature sets", "feature vectors")
+    told = ", ".join(f"{word} {counts[kind]}" for kind, word in zip(kinds, words, strict=True))
+    session.console.say(f"{compiled.name}: {told}; no mistakes")
+    for error in compiled.unfitted.values():
+        session.console.warn(f"to fit: {error}")
+
+
+@verb(_PANEL)
+def plan(
+    session: Session,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 where there are changes.")
+    ] = False,
+) -> None:
+    """Show what apply would change, and what would follow from it."""
+    changes = session.store.plan()
+    _show(session, changes)
+    if changes.is_empty:
+        session.console.say("Nothing to apply.")
+    elif exit_code:
+        raise typer.Exit(1)
+
+
+@verb(_PANEL)
+def apply(session: Session) -> None:
+    """Register the specs as new versions, which never change."""
+    changes = session.store.apply()
+    if not session.console.quiet or session.console.json:
+        _show(session, changes)
+    session.console.say("Nothing changed." if changes.is_empty else "Applied.")
+
+
+@verb(_PANEL)
+def fit(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="VECTOR", help="The feature vector.")],
+    until: Annotated[
+        str | None, typer.Option(metavar="INSTANT", help=f"Only rows before it, {INSTANT}.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="FILE|SQL", help="Entity rows; default, the base set's own.")
+    ] = None,
+) -> None:
+    """Compute and store the statistics that a vector's imputes name; apply pins them."""
+    data = None if rows is None else read_rows(rows, texts=())
+    with session.console.progress(f"fit {name}", unit=""):
+        fitted = session.store.fit(name, until, data)
+    if session.console.json:
+        session.console.data(fitted)
+    cells = [
+        (output, statistic, value) for output, found in fitted.items() for statistic, value in found.items()
+    ]
+    session.console.report(("output", "statistic", "value"), cells)
+    session.console.say("Run: featurestore apply")
+
+
+@verb(_PANEL)
+def tag(
+    session: Session,
+    reference: Annotated[str, typer.Argument(help="name, name@tag or name@fingerprint.")],
+    tag: Annotated[str, typer.Argument(help="The tag to move there, such as prod.")],
+    kind: Annotated[
+        str | None, typer.Option(help="Entity, Source, FeatureSet or FeatureVector, where names coincide.")
+    ] = None,
+) -> None:
+    """Point a tag at a version."""
+    name = reference.partition("@")[0]
+    known = session.store.list()
+    if kind is not None and kind not in known:
+        raise typer.BadParameter(f"'{kind}' is no kind. {did_you_mean(kind, known)}", param_hint="--kind")
+    kinds = [found for found, names in known.items() if name in names and kind in (None, found)]
+    if not kinds:
+        names = [item for found, names in known.items() for item in names if kind in (None, found)]
+        raise RequestError(f"There is no applied object '{name}'.", hint=did_you_mean(name, names))
+    if len(kinds) > 1:
+        raise RequestError(f"'{name}' is the name of {' and '.join(kinds)}.", hint=f"Add --kind {kinds[-1]}.")
+    fingerprint = session.store.tag(kinds[0], reference, tag)
+    if session.console.json:
+        session.console.data({"kind": kinds[0], "name": name, "tag": tag, "fingerprint": fingerprint})
+    session.console.say(f"{name}@{tag} is {fingerprint}")
+
+
+def _show(session: Session, changes: Changes) -> None:
+    if session.console.json:
+        session.console.data({"project": changes.project, "changes": [_record(item) for item in changes]})
+        return
+    for item in changes:
+        if item.action == "unchanged":
+            continue
+        version = "" if item.fingerprint is None else f"@{item.fingerprint}"
+        session.console.line(f"{_SIGNS[item.action]} {item.kind} {item.name}{version}  {item.action}")
+        for effect in item.effects:
+            session.console.line(f"    {effect}")
+        if item.estimate is not None:
+            size = item.estimate
+            session.console.line(
+                f"    online: some {size.fixed} bytes per entity, and {size.per_row} per row within reach"
+            )
+
+
+def _record(item: Change) -> dict[str, Any]:
+    size = item.estimate
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "action": item.action,
+        "fingerprint": item.fingerprint,
+        "effects": list(item.effects),
+        "bytes_per_entity": None if size is None else {"fixed": size.fixed, "per_row": size.per_row},
+    }
