@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featurestore.registry.versions import Version
 
 SERVING_SECONDS = 2.0
-"""How long the generation that serves a set is used before the registry is asked again."""
+"""How long what a name stands for, or what serves, is used before the registry is asked again."""
 
 DECLARATIONS = "declarations"
 
@@ -93,9 +93,15 @@ class Catalog:
         if known is not None and time.monotonic() - known[0] < SERVING_SECONDS:
             return known[1]
         environment = self._environment
-        found = environment.registry.serving_generation(
-            environment.project, *key, environment.online_identity
-        )
+        try:
+            found = environment.registry.serving_generation(
+                environment.project, *key, environment.online_identity
+            )
+        except OperatorError:
+            if known is None:
+                raise
+            self._serving[key] = (time.monotonic(), known[1])  # the registry is down; the store may not be
+            return known[1]
         if found is None:
             raise OperatorError(
                 f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",

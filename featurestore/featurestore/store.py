@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants
-from featurestore.catalog import Catalog
+from featurestore.catalog import SERVING_SECONDS, Catalog
 from featurestore.changes import Changes, apply, changes
 from featurestore.compiler import CompiledProject, compile_project
 from featurestore.contracts import extension
 from featurestore.environment import Environment
-from featurestore.errors import RequestError
+from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
 from featurestore.specs import load_config, load_project
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.client import RemoteFeatureStore
+    from featurestore.plans import VectorPlan
     from featurestore.previewing import Preview
     from featurestore.pushing import PushReport
     from featurestore.verify import Verification
@@ -92,7 +94,7 @@ class FeatureStore:
         self._profile = profile
         self.environment = Environment(self.root, load_config(self.root, profile))
         self.catalog = Catalog(self.environment)
-        self._readers: dict[str, VectorReader] = {}
+        self._readers: dict[str, tuple[float, VectorReader]] = {}
 
     @staticmethod
     def connect(url: str, token: str | None = None) -> RemoteFeatureStore:
@@ -233,18 +235,29 @@ class FeatureStore:
         return FeatureVectorHandle(self, self.reader(reference))
 
     def reader(self, reference: str | list[str]) -> VectorReader:
-        """Return the compiled online reader of a vector; the same one each time."""
+        """Return the compiled online reader of a vector; the same one while the reference means the same.
+
+        A tag that moved, also from another process, is noticed within seconds.
+        """
         key = reference if isinstance(reference, str) else "\0".join(reference)
-        found = self._readers.get(key)
-        if found is None:
-            plan = (
-                self.catalog.vector(reference)
-                if isinstance(reference, str)
-                else self.catalog.selection(list(reference))
-            )
+        asked, found = self._readers.get(key, (0.0, None))
+        if found is not None and time.monotonic() - asked < SERVING_SECONDS:
+            return found
+        try:
+            plan = self._vector_plan(reference)
+        except OperatorError:
+            if found is None:
+                raise
+            plan = found.plan  # the registry is down; what is known still serves
+        if found is None or found.plan.fingerprint != plan.fingerprint:
             found = VectorReader(plan, self.environment.online, self.catalog.serving)
-            self._readers[key] = found
+        self._readers[key] = (time.monotonic(), found)
         return found
+
+    def _vector_plan(self, reference: str | list[str]) -> VectorPlan:
+        if isinstance(reference, str):
+            return self.catalog.vector(reference)
+        return self.catalog.selection(reference)
 
     def get_online_features(
         self, name: str | list[str], rows: Sequence[Mapping[str, Any]], as_of: Any = None
@@ -392,5 +405,10 @@ def _instant(value: Any) -> int | None:
 def _instants(as_of: Any) -> int | list[int] | None:
     """Return one instant, or one per row, in microseconds."""
     if isinstance(as_of, list | tuple):
-        return [instant for item in as_of if (instant := _instant(item)) is not None]
+        found = [_instant(item) for item in as_of]
+        if None in found:
+            raise RequestError(
+                "as_of lacks an instant for some rows.", hint="Give one per row, or one for all."
+            )
+        return [instant for instant in found if instant is not None]
     return _instant(as_of)

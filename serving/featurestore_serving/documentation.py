@@ -54,8 +54,31 @@ ERROR_ANSWER: dict[str, Any] = {
         "hint": "Did you mean 'transactions-fraud'?",
     }
 }
-SETS_ANSWER: dict[str, Any] = {"feature_sets": [{"name": "transactions"}]}
-VECTORS_ANSWER: dict[str, Any] = {"feature_vectors": [{"name": "transactions-fraud"}]}
+SETS_ANSWER: dict[str, Any] = {
+    "feature_sets": [
+        {
+            "name": "transactions",
+            "version": "3f2a91c0d4e7",
+            "source": "payments",
+            "online": True,
+            "keys": {"customer": "string"},
+            "features": {"amount_sum_2h": "float64"},
+        }
+    ]
+}
+VECTORS_ANSWER: dict[str, Any] = {
+    "feature_vectors": [
+        {
+            "name": "transactions-fraud",
+            "version": "3f2a91c0d4e7",
+            "keys": ["customer"],
+            "base": None,
+            "inputs": {},
+            "features": {"amount_sum_2h": "float64"},
+            "label": "label",
+        }
+    ]
+}
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "OnlineRequest": [ONLINE_REQUEST, FEATURES_REQUEST],

@@ -95,6 +95,7 @@ class _LookupReader:
         self.is_base = lookup.is_base
         self.keys = lookup.keys
         self._kinds = [key.type for key in lookup.set.keys]
+        self._fields: tuple[int | None, tuple[bytes, ...]] = (None, ())
         plain = {f.name: i for i, f in enumerate(lookup.set.plain)}
         aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
         self._plain = [(plain[s.feature], s.output, s.type) for s in lookup.features if s.feature in plain]
@@ -115,7 +116,11 @@ class _LookupReader:
             except ValueError as error:
                 raise ValueError(f"{column}: {error}") from None
         key = encode_key(parts, self._kinds)
-        return EntityRead(shard_of(key), key, self.layout.read_fields(row.t, self.is_base))
+        at, fields = self._fields
+        if at != row.t:  # all rows of most requests share one instant
+            fields = self.layout.read_fields(row.t, self.is_base)
+            self._fields = (row.t, fields)
+        return EntityRead(shard_of(key), key, fields)
 
     def fill(
         self,
@@ -199,6 +204,7 @@ class VectorReader:
         self._names = [f.name for f in plan.outputs]
         histories = [lookup.set.history for lookup in plan.lookups if lookup.set.history is not None]
         self._history = None if unbounded else min(histories, default=None)
+        self._request_keys = plan.request_keys
         self._known = {f.name for f in plan.inputs} | set(plan.request_keys)
         if plan.base is not None:
             self._known |= {f.name for f in plan.base.source.schema}
@@ -238,6 +244,11 @@ class VectorReader:
     def _prepare(
         self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
     ) -> list[_Row]:
+        if as_of is not None and self._base is not None:
+            raise RequestError(
+                f"as_of does not apply to '{self.plan.name}': each row is evaluated at its own event time.",
+                hint="Leave as_of out.",
+            )
         if isinstance(as_of, Sequence):
             if len(as_of) != len(rows):
                 raise RequestError(f"as_of has {len(as_of)} instants for {len(rows)} rows.")
@@ -266,7 +277,7 @@ class VectorReader:
 
     def _check(self, row: Mapping[str, Any]) -> None:
         if self._base is None:
-            missing = [name for name in self.plan.request_keys if name not in row]
+            missing = [name for name in self._request_keys if name not in row]
             if missing:
                 raise RequestError(f"The row lacks {', '.join(missing)}.")
         unknown = [name for name in row if name not in self._known]

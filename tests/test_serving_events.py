@@ -1,0 +1,112 @@
+"""`POST /v1/sources/{name}/events`: what is accepted is durable, what is refused says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from served import SMALL, Service, make_project, running
+
+from featurestore import FeatureStore
+from featurestore_serving.bodies import events_of
+
+PATH = "/v1/sources/payments/events"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
+    with make_project(tmp_path_factory.mktemp("shop")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(store: FeatureStore) -> Iterator[Service]:
+    with running(store, settings=SMALL) as started:
+        yield started
+
+
+def event(number: int, customer: str = "P") -> dict[str, Any]:
+    return {"id": f"e{number}", "customer": customer, "at": "2024-11-20T10:00:00Z", "units": number}
+
+
+def test_with_wait_an_event_is_servable_when_the_answer_comes(service: Service) -> None:
+    answer = service.call("POST", PATH + "?wait=20s", event(11, "waited"))
+    assert answer.status == 200
+    assert answer.json()["servable"] is True
+    assert answer.json()["refused"] == []
+    body = {"features": ["spending.units"], "rows": [{"customer": "waited"}]}
+    assert service.online(body).json()["rows"] == [[11]]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_array_and_lines_are_one_event_each(service: Service, count: int) -> None:
+    events = [event(100 + i) for i in range(count)]
+    lines = b"\n".join(json.dumps(e).encode() for e in events) + b"\n"
+    for body in (events, lines):
+        answer = service.call("POST", PATH, body)
+        assert answer.status == 200
+        places = answer.json()["accepted"]
+        assert [p["sequence"] for p in places] == list(
+            range(places[0]["sequence"], places[0]["sequence"] + count)
+        )
+        assert answer.json()["servable"] is None
+
+
+def test_some_that_are_refused_make_207_with_their_index(service: Service) -> None:
+    answer = service.call("POST", PATH, [event(1), {"id": "x", "units": "many"}, event(2), 5])
+    assert answer.status == 207
+    assert len(answer.json()["accepted"]) == 2
+    assert [(r["index"], r["code"]) for r in answer.json()["refused"]] == [(1, "bad_type"), (3, "malformed")]
+
+
+def test_all_that_are_refused_make_422_with_an_error(service: Service) -> None:
+    answer = service.call("POST", PATH, {"id": "x"})
+    assert answer.status == 422
+    assert answer.json()["error"]["code"] == "refused"
+    assert answer.json()["accepted"] == []
+    assert [r["code"] for r in answer.json()["refused"]] == ["null_event_time"]
+
+
+def test_a_malformed_line_is_refused_alone(service: Service) -> None:
+    body = json.dumps(event(3)).encode() + b'\n{"id": \n' + json.dumps(event(4)).encode()
+    answer = service.call("POST", PATH, body, Content_Type="application/x-ndjson")
+    assert answer.status == 207
+    assert [(r["index"], r["code"]) for r in answer.json()["refused"]] == [(1, "malformed")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "said"),
+    [
+        ("/v1/sources/payment/events", b"{}", 404, "unknown_source", "payment"),
+        (PATH, b"", 400, "invalid_request", "no event"),
+        (PATH, b" \n ", 400, "invalid_request", "no event"),
+        (PATH, b"[{]", 400, "invalid_request", "no JSON"),
+        (PATH + "?wait=soon", b"{}", 400, "invalid_request", "'soon' is no duration"),
+        (PATH + "?wait=1h", b"{}", 400, "invalid_request", "longer than 30s"),
+        (PATH, b"x" * 2001, 413, "too_large", "2000 bytes"),
+    ],
+)
+def test_a_push_that_cannot_be_taken(
+    service: Service, path: str, body: bytes, status: int, code: str, said: str
+) -> None:
+    answer = service.call("POST", path, body)
+    assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+    assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        (b'{"a": 1}', "", [b'{"a": 1}']),
+        (b'{"a":\n 1}', "application/json", [b'{"a":\n 1}']),
+        (b'[{"a": 1} , 2]', "application/json", [b'{"a": 1}', b"2"]),
+        (b"[]", "application/json", []),
+        (b'{"a": 1}\n{"a": 2}', "", [b'{"a": 1}', b'{"a": 2}']),
+        (b'{"a": 1}\r\n\r\n{"a"\r\n', "application/x-ndjson; charset=utf-8", [b'{"a": 1}', b'{"a"']),
+        (b"[1]\n[2]", "application/x-ndjson", [b"[1]", b"[2]"]),
+    ],
+)
+def test_events_are_told_apart(body: bytes, content_type: str, expected: list[bytes]) -> None:
+    assert events_of(body, content_type) == expected
