@@ -89,7 +89,12 @@ class EmbeddedServer:
             port = self._port if fixed else _free_port()
             assert port is not None
             process = self._launch(port)
-            if self._answers(process, port):
+            try:
+                answers = self._answers(process, port)
+            except BaseException:  # an interrupt while it starts: nobody would end it
+                _end(process)
+                raise
+            if answers:
                 self._port, self._process = port, process
                 self._reaper = weakref.finalize(self, _end, process)
                 return self

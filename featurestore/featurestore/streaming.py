@@ -57,11 +57,16 @@ def stream(
     threads = [threading.Thread(target=one, args=(name,), name=f"stream-{name}") for name in names]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
+    try:
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+            if report is not None:
+                report({name: count.to_dict() for name, count in counts.items()})
+    finally:
+        stop.set()
         for thread in threads:
-            thread.join(0.2)
-        if report is not None:
-            report({name: count.to_dict() for name, count in counts.items()})
+            thread.join()
     if errors:
         raise errors[0]
     return {name: count.to_dict() for name, count in counts.items()}

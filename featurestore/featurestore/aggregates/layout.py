@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,6 +68,18 @@ class Layout:
             tuple(windows),
             tuple(outputs),
         )
+
+    def only(self, window: int) -> tuple[Layout, list[int]]:
+        """Return the layout of one window's outputs, over the same inputs, and their places in this one."""
+        places = [i for i, output in enumerate(self.outputs) if output.window == window]
+        used = sorted({use for i in places for use in self.outputs[i].uses})
+        number = {use: i for i, use in enumerate(used)}
+        uses = tuple(replace(self.uses[use], windows=(0,)) for use in used)
+        outputs = tuple(
+            replace(self.outputs[i], uses=tuple(number[use] for use in self.outputs[i].uses), window=0)
+            for i in places
+        )
+        return Layout(self.inputs, uses, (self.windows[window],), outputs), places
 
     def finish(self, partial: Callable[[int, int], Partial]) -> list[Finished]:
         """Return each output's values and validity; `partial(use, window)` gives the states."""

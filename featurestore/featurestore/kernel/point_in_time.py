@@ -52,25 +52,38 @@ def evaluate(
     """Return what each query (entity code, instant) sees. Queries may come in any order.
 
     `rows` are sorted, copies of one id included. A code of -1 is an entity without rows. `extra` holds
-    rows to add: its `codes` are query numbers, at most one row each, seen unless its id is there already.
+    rows to add: its `codes` are query numbers, at most one row each, stamped with the query's instant, seen
+    unless its id is there already.
     """
     order = np.lexsort((instants, codes))
     codes, instants = codes[order], instants[order]
     counted = rows.distinct(rules.replace)
     answer = _shared(counted, codes, instants, rules)
-    own = np.zeros(len(codes), bool)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
+    unseen = np.zeros(0, np.int64)
     if extra is not None:
         extra = extra.take(np.arange(len(extra)), codes=rank[extra.codes], entities=len(codes))
-        own[_unseen(counted, codes, extra)] = True
-    low, high = _reach(rows, codes, instants, rules)
+        unseen = _unseen(counted, codes, extra)
     if as_known and len(rows):
-        _, latest = Extreme("<i8", True).reduce(rows.ingest, low, high)
-        own |= (low < high) & (latest > instants)
-    flagged = np.flatnonzero(own)
-    for part in _parts(flagged, high[flagged] - low[flagged]):
-        _patch(answer, part, _private(rows, part, low, high, instants, rules, as_known, extra))
+        low, high = _newest_range(rows, codes, instants, rules)
+        flagged = np.flatnonzero(_hides(rows, low, high, instants))
+        plain = replace(rules, layout=Layout.of(()))
+        for part in _parts(flagged, high[flagged] - low[flagged]):
+            made = _private(rows, part, low, high, instants, plain, as_known, extra)
+            answer.row[part], answer.expired[part] = made.row, made.expired
+    for number, window in enumerate(rules.layout.windows if as_known or len(unseen) else ()):
+        starts, ends = window.bounds(instants)
+        low, high = search(rows, codes, starts), search(rows, codes, ends)
+        differs = _hides(rows, low, high, instants) if as_known else np.zeros(len(codes), bool)
+        differs[unseen[(starts[unseen] <= instants[unseen]) & (instants[unseen] < ends[unseen])]] = True
+        flagged = np.flatnonzero(differs)
+        layout, places = rules.layout.only(number)
+        for part in _parts(flagged, high[flagged] - low[flagged]):
+            made = _private(rows, part, low, high, instants, replace(rules, layout=layout), as_known, extra)
+            for place, (values, found) in zip(places, made.aggregates, strict=True):
+                answer.aggregates[place][0][part] = values
+                answer.aggregates[place][1][part] = found
     return Answer(
         answer.row[rank],
         answer.expired[rank],
@@ -137,14 +150,20 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
     return Answer(row, expired, layout.finish(lambda use, window: cache[use, window]))
 
 
-def _reach(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> tuple[Array, Array]:
-    """Return the rows [low, high) that decide each query: its windows, and its newest known row's ties."""
-    high = search(rows, codes, instants + 1)
+def _hides(rows: EntityRows, low: Array, high: Array, instants: Array) -> Array:
+    """Tell which ranges hold a row that was not known at the query's instant."""
+    if not len(rows):
+        return np.zeros(len(low), bool)
+    _, latest = Extreme("<i8", True).reduce(rows.ingest, low, high)
+    return (low < high) & (latest > instants)
+
+
+def _newest_range(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> tuple[Array, Array]:
+    """Return the rows [low, high) that decide each query's newest known row: it, its ties, and later ones."""
+    high = search(rows, codes, instants if rules.left_closed else instants + 1)
     low = high.copy()
-    for window in rules.layout.windows:
-        low = np.minimum(low, search(rows, codes, window.bounds(instants)[0]))
     starts = np.searchsorted(rows.codes, codes)
-    newest = search(rows, codes, instants) - 1 if rules.left_closed else high - 1
+    newest = high - 1
     looking = np.flatnonzero(newest >= starts)
     while len(looking):
         unknown = rows.ingest[newest[looking]] > instants[looking]
@@ -152,9 +171,8 @@ def _reach(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> tup
         newest[looking] -= 1
         looking = looking[newest[looking] >= starts[looking]]
     there = newest >= starts
-    if there.any():
-        at = search(rows, codes[there], rows.times[newest[there]])
-        low[there] = np.minimum(low[there], at)
+    low[~there] = starts[~there]
+    low[there] = search(rows, codes[there], rows.times[newest[there]])
     return low, high
 
 
@@ -210,11 +228,3 @@ def _private(
         parts.append(replace(own, index=np.full(len(own), -1, np.int64)))
     copies = concatenate(parts).sorted().distinct(rules.replace)
     return _shared(copies, np.arange(len(queries)), instants[queries], rules)
-
-
-def _patch(answer: Answer, queries: Array, part: Answer) -> None:
-    answer.row[queries] = part.row
-    answer.expired[queries] = part.expired
-    for (values, found), (new_values, new_found) in zip(answer.aggregates, part.aggregates, strict=True):
-        values[queries] = new_values
-        found[queries] = new_found

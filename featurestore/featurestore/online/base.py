@@ -45,7 +45,10 @@ class BaseRows:
         self._types = {f.name: f.type for f in plan.source.schema}
 
     def build(self, raw: Mapping[str, Any]) -> BaseRow:
-        """Return the base row of a raw row, known as a batch row is (DESIGN 3.2). Raises RequestError or RowRejected where it cannot be one."""
+        """Return the base row of a raw row, known as a batch row is (DESIGN 3.2).
+
+        Raises RequestError or RowRejected where it cannot be one.
+        """
         source = self._plan.source
         row = cast_row(raw, source.schema, source.timezone)
         t = instants.ALWAYS if source.event_time is None else row[source.event_time]
