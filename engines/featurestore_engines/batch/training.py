@@ -106,11 +106,11 @@ def training_set(
     for derived in plan.derived:
         values = values.with_columns(_derive(derived, values))
     names = [f.name for f in plan.outputs]
+    for name, constant in plan.impute:
+        values = values.with_columns(_imputed(plan, name, constant))
     if plan.base is not None and questions.base is not None and questions.base.height < values.height:
         there = pl.col(QUERY).is_in(questions.base[QUERY].implode())
         values = values.with_columns(pl.when(there).then(pl.col(n)).alias(n) for n in names)
-    for name, constant in plan.impute:
-        values = values.with_columns(_imputed(plan, name, constant))
     features = values.select(pl.col(f.name).cast(f.type.polars()) for f in plan.outputs)
     if plan.label is not None:
         features = features.with_columns(_label(plan.label, readers.reader(plan.label.set), questions))

@@ -134,14 +134,16 @@ class Database:
 
     def _fault(self, error: sa.exc.DBAPIError) -> OperatorError:
         reason = str(error.orig).strip().splitlines()[0]
-        if isinstance(error, sa.exc.OperationalError):
+        if isinstance(error, sa.exc.OperationalError) and "no such table" not in reason:
             return StoreUnavailable(
                 f"The registry does not answer: {reason}.",
                 where=self.where,
                 hint="Check `registry:` in featurestore.yaml, the server, and the file's permissions.",
             )
         return OperatorError(
-            f"The registry refused: {reason}.", where=self.where, hint="Check that the disk has room."
+            f"The registry refused: {reason}.",
+            where=self.where,
+            hint="Check that the database is still there, and that the disk has room.",
         )
 
 

@@ -1,0 +1,216 @@
+"""The comparison of one vector: at any instant through a scratch generation, and as it serves now."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from featurestore import instants, plans, tables
+from featurestore.catalog import sets_of
+from featurestore.contracts import extension
+from featurestore.online.reader import VectorReader
+from featurestore.online.writer import OnlineWriter
+from featurestore.plans import SetPlan, VectorPlan
+from featurestore.verify.comparison import Comparison, key_frame
+from featurestore.verify.outcome import Verification
+from featurestore.verify.questions import AT, Questions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from featurestore.store import FeatureStore
+
+_SETTLE_SECONDS = 90.0  # how long the offline store may take to have what serves: streams commit every 60 s
+_AT_ONCE = 200  # rows of one request
+
+Applied = Mapping[str, Mapping[int, Mapping[str, int]]]
+"""Positions applied online, by state fingerprint, shard and partition."""
+
+Cut = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+"""Positions by table, as a key."""
+
+
+class Check:
+    """Compares one vector and adds to `result`."""
+
+    def __init__(
+        self, store: FeatureStore, plan: VectorPlan, result: Verification, sample: int, chance: random.Random
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._result = result
+        self._sample = sample
+        self._questions = Questions(store.environment, plan, sample, chance)
+        self._comparison = Comparison(store.environment, plan, result)
+        self._engine = extension("engines", "batch")()
+        self._sets = sets_of(plan)
+
+    def run(self) -> None:
+        """Compare at any instant, then what serves."""
+        asked = self._questions
+        questions = asked.raw_rows() if self._plan.base is not None else asked.entity_rows()
+        if questions is None or not questions.height:
+            self._result.skipped.append(f"{self._plan.name}: no rows yet")
+            return
+        base = self._plan.base
+        keys = self._plan.request_keys if base is None else _raw_keys(base, questions)
+        self._result.entities += questions.select(keys).unique().height
+        self._result.instants += questions.height
+        self._any_instant(questions)
+        if base is None:
+            self._served(questions)
+
+    # Any instant
+
+    def _any_instant(self, questions: pl.DataFrame) -> None:
+        scratch = {p.state_fingerprint: f"verify-{secrets.token_hex(4)}" for p in self._sets if p.online}
+        cuts = {
+            p.state_fingerprint: self._fill(p, scratch[p.state_fingerprint], questions)
+            for p in self._sets
+            if p.online
+        }
+        try:
+            reader = VectorReader(
+                self._plan,
+                self._store.environment.online,
+                lambda p: scratch[p.state_fingerprint],
+                unbounded=True,
+            )
+            cut = {
+                f"{p.name}-{p.rows_fingerprint}": cuts[p.state_fingerprint]
+                for p in self._sets
+                if p.state_fingerprint in cuts
+            }
+            self._comparison.cells(questions, self._read(reader, questions), self._offline(questions, cut))
+        finally:
+            for generation in scratch.values():
+                self._store.environment.online.drop(generation)
+
+    def _fill(self, plan: SetPlan, generation: str, questions: pl.DataFrame) -> dict[str, int]:
+        """Write the sampled entities' rows into a scratch generation; return the positions that it has."""
+        import polars as pl
+
+        from featurestore.rows.keys import encode
+
+        environment = self._store.environment
+        table = environment.rows_table(plan)
+        snapshot = table.snapshot()
+        if snapshot is None:
+            return {}
+        cut = tables.row_partitions(table.positions(snapshot))
+        writer = OnlineWriter(plan, environment.online, generation, keep_all=True)
+        wanted = []
+        for lookup in self._plan.lookups:
+            if lookup.set.state_fingerprint == plan.state_fingerprint:
+                asked = key_frame(self._plan, questions, lookup.keys)
+                wanted.append(encode(asked, plan.keys, lookup.keys).key.alias(plans.KEY).to_frame())
+        keys = pl.concat(wanted).drop_nulls().unique()
+        rows = table.lazy(snapshot, cut=cut, schema=plan.columns)
+        writer.apply(rows.join(keys.lazy(), on=plans.KEY, how="semi").collect(), cut)
+        return cut
+
+    def _offline(self, questions: pl.DataFrame, cut: Mapping[str, Mapping[str, int]] | None) -> pl.DataFrame:
+        import polars as pl
+
+        rows = questions
+        if self._plan.base is None:
+            at = pl.from_epoch(pl.col(AT), "us").dt.replace_time_zone("UTC")
+            rows = questions.select(pl.exclude(AT), at.alias(AT))
+        options = self._engine.options(event_time=AT, as_known=False, start=None, end=None, cut=cut)
+        made = self._engine.training_set(self._plan, self._store.environment.rows_table, rows, options)
+        frame: pl.DataFrame = made.to_polars().select(f.name for f in self._plan.outputs)
+        return frame
+
+    # What serves
+
+    def _served(self, questions: pl.DataFrame) -> None:
+        """Compare what serves now, at instants within the history, at the positions that are applied."""
+        import polars as pl
+
+        history = min((p.history for p in self._sets if p.online and p.history is not None), default=None)
+        now = instants.now()
+        low = now - min(history, instants.HOUR) if history is not None else None
+        moments = [now] if low is None else [now, low + instants.SECOND, (now + low) // 2]
+        keys = questions.drop(AT).unique(maintain_order=True).head(max(1, self._sample // 10))
+        rows = pl.concat([keys.with_columns(pl.lit(t, pl.Int64).alias(AT)) for t in moments])
+        reader = VectorReader(self._plan, self._store.environment.online, self._store.catalog.serving)
+        for _ in range(5):
+            before = self._applied()
+            online = self._read(reader, rows)
+            if before == self._applied():
+                break
+        else:
+            self._result.skipped.append(f"{self._plan.name}: what serves changed while it was read")
+            return
+        if not self._settled(before):
+            self._result.skipped.append(
+                f"{self._plan.name}: after {_SETTLE_SECONDS:.0f} s the offline store lacked rows that serve"
+            )
+            return
+        groups: dict[Cut, list[int]] = {}
+        for place, cut in enumerate(self._cuts(rows, before)):
+            groups.setdefault(cut, []).append(place)
+        for cut, places in groups.items():
+            offline = self._offline(rows[places], {table: dict(ends) for table, ends in cut})
+            self._comparison.cells(rows[places], [online[i] for i in places], offline)
+
+    def _applied(self) -> Applied:
+        """Return every set's positions per shard, as serving now."""
+        environment = self._store.environment
+        return {
+            p.state_fingerprint: OnlineWriter(
+                p, environment.online, self._store.catalog.serving(p)
+            ).positions()
+            for p in self._sets
+            if p.online
+        }
+
+    def _settled(self, applied: Applied) -> bool:
+        """Wait until the offline tables hold all that is applied online."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            behind = False
+            for plan in self._sets:
+                table = self._store.environment.rows_table(plan)
+                snapshot = table.snapshot()
+                for positions in applied.get(plan.state_fingerprint, {}).values():
+                    behind |= any(table.position(snapshot, name) < end for name, end in positions.items())
+            if not behind:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1.0)
+
+    def _cuts(self, rows: pl.DataFrame, applied: Applied) -> Iterable[Cut]:
+        """Yield per row the positions that its entities' shards have applied."""
+        from featurestore.rows.keys import encode
+
+        columns = []
+        for lookup in self._plan.lookups:
+            shards = encode(rows, lookup.set.keys, lookup.keys).shard.to_list()
+            table = f"{lookup.set.name}-{lookup.set.rows_fingerprint}"
+            by_shard = applied[lookup.set.state_fingerprint]
+            columns.append([(table, tuple(sorted(by_shard[s].items()))) for s in shards])
+        for cells in zip(*columns, strict=True):
+            yield tuple(sorted(set(cells)))
+
+    def _read(self, reader: VectorReader, rows: pl.DataFrame) -> list[list[Any]]:
+        """Return online vectors of the rows, at their instants."""
+        values: list[list[Any]] = []
+        requests = rows.to_dicts()
+        for start in range(0, len(requests), _AT_ONCE):
+            part = requests[start : start + _AT_ONCE]
+            times = [int(row.pop(AT)) for row in part] if self._plan.base is None else None
+            found = reader.read(part, as_of=times)
+            for row, error in zip(found.rows, found.errors, strict=True):
+                is_error = error is not None and self._plan.base is None  # a raw row may be bad in itself
+                values.append([error] * len(row) if is_error else row)
+        return values
+
+
+def _raw_keys(base: SetPlan, questions: pl.DataFrame) -> list[str]:
+    """Return the key columns that raw rows have; a key may also be made by a step."""
+    return [key.column for key in base.keys if key.column in questions.columns]
