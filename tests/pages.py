@@ -139,6 +139,7 @@ class Shell:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
         paths = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
         environment = {**kept, "PATH": paths, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
+        environment["NO_PROXY"] = environment["no_proxy"] = "localhost,127.0.0.1"
         self.folder = folder
         self._scripts = folder.parent
         self._process = subprocess.Popen(

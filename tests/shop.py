@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ import polars as pl
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from parity import compiled
-from strategies import floats, source_log, values
+from strategies import ORIGIN, floats, source_log, values
 
 from featurestore.plans import SetPlan
 from featurestore.rows.identity import row_hash
@@ -118,11 +119,12 @@ inputs: {bonus: int64}
 derive: {with_bonus: "spending.units_sum_2h + bonus"}
 impute: {seen_page: none}
 """
-"""`{online}` and `{stream}` of the configuration are filled in by the tests."""
 
 PROJECT = compiled(SPECS)
 SETS = PROJECT.sets
 SCORED, PROFILE = PROJECT.vectors["scored"], PROJECT.vectors["profile"]
+CUSTOMERS = [f"c{number}" for number in range(9)]
+SHOPS = [1, 2, 3, 2**40]
 HOUR_US = 3600 * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -175,6 +177,50 @@ def message(source: str, row: Mapping[str, Any]) -> bytes:
     return json.dumps(said).encode()
 
 
+def make_log(seed: int, count: int) -> tuple[list[Row], list[Row]]:
+    """Return payments and visits made from a seed: ties, late rows, ids that come again."""
+    rng = random.Random(seed)
+
+    def moment() -> int:
+        return ORIGIN + rng.randrange(60) * HOUR_US // 6 + rng.choice([0, 0, 0, 1, -1])
+
+    paid: list[Row] = []
+    for number in range(count):
+        row = {
+            "id": f"p{number}",
+            "customer": rng.choice(CUSTOMERS),
+            "shop": rng.choice([*SHOPS, None]),
+            "at": moment(),
+            "amount": rng.choice([None, 0.1, 0.2, 0.3, -2.5, 1e16, rng.uniform(0, 100)]),
+            "units": rng.choice([None, *range(10), 2**62]),
+            "kind": rng.choice(["a", "b", "ab", "é", None]),
+        }
+        if paid and rng.random() < 0.1:  # the same event, said otherwise
+            row |= {name: paid[-1][name] for name in ("id", "customer", "at")}
+        row["known_at"] = row["at"] + rng.choice([0, 0, 1, HOUR_US, HOUR_US - 1, 3 * HOUR_US])
+        paid.append({f.name: row[f.name] for f in PROJECT.sources["payments"].schema})
+    visited = [
+        {
+            "customer": rng.choice(CUSTOMERS),
+            "at": moment(),
+            "rank": rng.choice([None, 0, 1]),
+            "page": rng.choice(["x", "y", None]),
+            "seconds": rng.randrange(99),
+        }
+        for _ in range(count // 4)
+    ]
+    return paid, visited
+
+
+def said(source: str, message: bytes) -> Row:
+    """Return the row of a producer's JSON message."""
+    row: Row = json.loads(message)
+    for item in PROJECT.sources[source].schema:
+        if row[item.name] is not None and item.type.name == "timestamp":
+            row[item.name] = (datetime.fromisoformat(row[item.name]) - _EPOCH) // timedelta(microseconds=1)
+    return row
+
+
 # The oracle's rows
 
 
@@ -193,6 +239,7 @@ def facts(name: str, log: Iterable[Mapping[str, Any]]) -> list[Row]:
             {
                 **after,
                 "__raw": row,
+                "__set": name,
                 "__key": after["shop" if name == "takings" else "customer"],
                 "__event_time": row["at"],
                 "__ingest_time": row["known_at"] if source.ingest_time else row["__ingest_time"],

@@ -60,7 +60,8 @@ def test_what_is_no_longer_declared_is_removed_and_its_versions_stay(tmp_path):
 def test_a_new_window_keeps_the_table_and_fills_a_new_generation(tmp_path):
     with open_project(tmp_path, a=payments(200)) as store:
         store.ingest("spend")
-        old = store.vector("risk")
+        store.tag("FeatureVector", "risk", "prod")
+        old = store.vector("risk@prod")
         before = old.get_online([{"customer": 1}], as_of=AT).to_dicts()
         table = store.environment.offline.tables()
         edit(tmp_path, "windows: [1h, 1d]", "windows: [1h, 3h, 1d]")
@@ -75,6 +76,30 @@ def test_a_new_window_keeps_the_table_and_fills_a_new_generation(tmp_path):
         assert {k: v for k, v in after.items() if k in before[0]} == before[0]
         assert store.environment.offline.tables() == table
         assert store.verify(sample=100).is_equal
+
+
+def test_a_version_that_nothing_keeps_current_is_refused(tmp_path):
+    with open_project(tmp_path, a=payments(50)) as store:
+        store.ingest("spend")
+        old = store.vector("risk").name
+        edit(tmp_path, "windows: [1h, 1d]", "windows: [1h, 3h, 1d]")
+        store.apply()
+        store.materialize("spend")
+        with pytest.raises(OperatorError, match="no longer kept current"):
+            store.vector(old).get_online([{"customer": 1}], as_of=AT)
+
+
+def test_changed_steps_serve_nothing_until_the_new_table_is_filled(tmp_path):
+    with open_project(tmp_path, a=payments(50)) as store:
+        store.ingest("spend")
+        before = store.vector("risk").get_online([{"customer": 1}], as_of=AT).to_dicts()[0]
+        edit(tmp_path, "amount > 50", "amount > 20")
+        store.apply()
+        with pytest.raises(OperatorError, match="no online values"):
+            store.vector("risk").get_online([{"customer": 1}], as_of=AT)
+        store.materialize("spend")
+        after = store.vector("risk").get_online([{"customer": 1}], as_of=AT).to_dicts()[0]
+        assert after == before | {"large": True}
 
 
 def test_changed_steps_make_a_new_table_that_ingest_fills_anew(tmp_path):
@@ -93,7 +118,10 @@ def test_materialize_brings_a_lost_online_store_back(tmp_path):
         before = store.vector("risk").get_online([{"customer": 2}], as_of=AT).rows
         (tmp_path / ".featurestore" / "online.db").unlink()
     with FeatureStore(tmp_path) as store:
-        assert store.vector("risk").get_online([{"customer": 2}], as_of=AT).rows != before
+        with pytest.raises(OperatorError, match="it lost its data"):
+            store.vector("risk").get_online([{"customer": 2}], as_of=AT)
+        store.ingest("spend")
+        assert store.vector("risk").get_online([{"customer": 2}], as_of=AT).rows == before
         store.materialize("spend")
         assert store.vector("risk").get_online([{"customer": 2}], as_of=AT).rows == before
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler import CompiledProject, compile_bundle, compile_declarations
 from featurestore.environment import Environment
-from featurestore.errors import OperatorError
+from featurestore.errors import OperatorError, RequestError
+from featurestore.online.writer import is_marked
 from featurestore.plans import SetPlan, SourcePlan, VectorPlan
 from featurestore.specs import FeatureVector, Loaded, Origin
+from featurestore.steps import functions
 
 if TYPE_CHECKING:
     from featurestore.registry.versions import Version
@@ -18,6 +20,9 @@ SERVING_SECONDS = 2.0
 """How long what a name stands for, or what serves, is used before the registry is asked again."""
 
 DECLARATIONS = "declarations"
+FUNCTIONS = "functions"  # in a version's bundle: python functions, and the digests of their modules
+
+AD_HOC = "ad-hoc"  # the vector of a list of references; no feature set can have this name
 
 
 class Catalog:
@@ -49,9 +54,11 @@ class Catalog:
                 if key not in seen:
                     seen.add(key)
                     loaded.append(Loaded(item, Origin(f"{key[0]} '{key[1]}'")))
-        vector = FeatureVector(name="selection", features=tuple(features))
+        if not features:
+            raise RequestError("A vector needs at least one feature.", hint="Name some as set.feature.")
+        vector = FeatureVector(name=AD_HOC, features=tuple(features))
         loaded.append(Loaded(vector, Origin("features")))
-        return compile_declarations(self._environment.project, loaded).vector("selection")
+        return compile_declarations(self._environment.project, loaded).vector(AD_HOC)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of the applied objects of a kind."""
@@ -61,7 +68,7 @@ class Catalog:
     def live_sets(self, name: str | None = None) -> list[SetPlan]:
         """Return the set versions that are kept current: the latest, and those that live vectors pin.
 
-        A vector is live in its latest version and in those with a tag.
+        A vector is live in its latest version and in those with a tag, removed or not.
         """
         registry, project = self._environment.registry, self._environment.project
         found: dict[tuple[str, str, str], SetPlan] = {}
@@ -72,7 +79,8 @@ class Catalog:
 
         for known in self.names("FeatureSet"):
             add(self.feature_set(known))
-        for vector in self.names("FeatureVector"):
+        vectors = {version.name for version in registry.versions(project, "FeatureVector")}
+        for vector in sorted(vectors):
             for fingerprint in set(registry.tags(project, "FeatureVector", vector).values()):
                 plan = self.vector(f"{vector}@{fingerprint}")
                 for used in sets_of(plan):
@@ -107,6 +115,17 @@ class Catalog:
                 f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",
                 hint=f"Run: featurestore materialize {plan.name}",
             )
+        if all(live.state_fingerprint != plan.state_fingerprint for live in self.live_sets(plan.name)):
+            raise OperatorError(
+                f"Version {plan.state_fingerprint} of '{plan.name}' is no longer kept current.",
+                hint="Ask for the latest version, or tag the vector's version that reads it.",
+            )
+        if not is_marked(environment.online, found.id):
+            raise OperatorError(
+                f"The online store lacks '{plan.name}' (generation {found.id}):"
+                " it lost its data, or is another.",
+                hint=f"Run: featurestore materialize {plan.name}",
+            )
         self._serving[key] = (time.monotonic(), found.id)
         return found.id
 
@@ -122,6 +141,8 @@ class Catalog:
     def _compile(self, version: Version) -> CompiledProject:
         key = (version.kind, version.name, version.fingerprint)
         if key not in self._compiled:
+            for function, digest in version.bundle.get(FUNCTIONS, {}).items():
+                functions.check(function, digest)
             self._compiled[key] = compile_bundle(version.bundle[DECLARATIONS], self._fits(version))
         return self._compiled[key]
 

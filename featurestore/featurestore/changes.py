@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featurestore import tables
-from featurestore.catalog import DECLARATIONS, sets_of
+from featurestore.catalog import DECLARATIONS, FUNCTIONS, sets_of
 from featurestore.compiler import CompiledProject
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.environment import Environment
 from featurestore.online.estimate import Estimate, estimate
+from featurestore.online.writer import mark
 from featurestore.plans import SetPlan
+from featurestore.steps.plan import Python
 
 if TYPE_CHECKING:
     from featurestore.registry.versions import NewVersion
@@ -77,7 +79,8 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
                 pinned = {s.name: fingerprints["FeatureSet", s.name] for s in sets_of(compiled.vectors[name])}
                 fitted = {name: fits[name]} if name in fits else {}
             bundle = {
-                DECLARATIONS: compiled.bundle(name) if kind != "Source" else _source_bundle(compiled, name)
+                DECLARATIONS: compiled.bundle(name) if kind != "Source" else _source_bundle(compiled, name),
+                FUNCTIONS: _functions(compiled, kind, name),
             }
             versions.append(NewVersion(kind, name, digest, bundle, pinned, fitted))
     for name, error in compiled.unfitted.items():
@@ -89,7 +92,7 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
 
 
 def apply(environment: Environment, compiled: CompiledProject, planned: Changes, author: str) -> None:
-    """Write the changes to the registry, and give new sets an empty generation.
+    """Write the changes to the registry, and give sets that never had rows an empty generation.
 
     Raises OperatorError where the registry is no longer as the changes saw it.
     """
@@ -98,10 +101,12 @@ def apply(environment: Environment, compiled: CompiledProject, planned: Changes,
         environment.project, planned.versions, removed=removed, saw=planned.saw, author=author
     )
     for plan in compiled.sets.values():
-        if plan.online and not _is_served(environment, plan) and not _has_rows(environment, plan):
+        has_rows = any(table.startswith(f"{plan.name}-") for table in environment.offline.tables())
+        if plan.online and not has_rows and not _is_served(environment, plan):
             generation = environment.registry.create_generation(
                 environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {}
             )
+            mark(environment.online, generation.id)
             environment.registry.promote(generation.id)
 
 
@@ -119,6 +124,15 @@ def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
             continue
         result[kind, name] = fingerprint(content)
     return result
+
+
+def _functions(compiled: CompiledProject, kind: str, name: str) -> dict[str, str]:
+    """Return the python functions of the sets that an object is or reads, with their digests."""
+    if kind == "FeatureSet":
+        sets = [compiled.sets[name]]
+    else:
+        sets = sets_of(compiled.vectors[name]) if kind == "FeatureVector" else []
+    return {op.function: op.digest for plan in sets for op in plan.steps.ops if isinstance(op, Python)}
 
 
 def _source_bundle(compiled: CompiledProject, name: str) -> list[dict[str, Any]]:

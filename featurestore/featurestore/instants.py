@@ -66,9 +66,13 @@ def parse_instant(value: str | int | datetime) -> int:
     if isinstance(value, bool):
         raise ValueError(f"{value} is no instant.")
     if isinstance(value, int):
+        if not ALWAYS <= value <= LAST:
+            raise ValueError(f"{value} microseconds lie outside the years 1 to 9999.")
         return value
     if isinstance(value, datetime):
         return from_datetime(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no instant; write ISO 8601 text with a zone, or a datetime.")
     return from_datetime(datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value.strip())))
 
 

@@ -29,7 +29,7 @@ def preview(plan: SetPlan, frame: pl.DataFrame) -> Preview:
     from featurestore.rows.door import admit
     from featurestore.rows.transform import transform
 
-    admitted = admit(plan.source, frame, now=instants.now())
+    admitted = admit(plan.source, frame, now=instants.now(), either_half=True)
     done = transform(plan, admitted.rows)
     features: pl.DataFrame = extension("engines", "batch")().preview(plan, done.rows)
     counts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,8 +43,8 @@ def push(store: FeatureStore, source: str, events: Iterable[Any], wait: float | 
     report = PushReport()
     rows, payloads = [], []
     for index, event in enumerate(events):
-        payload = event if isinstance(event, bytes) else _encode(event)
         try:
+            payload = _payload(event)
             rows.append(admit_one(plan, payload))
             payloads.append(payload)
         except RequestError as error:
@@ -53,6 +54,20 @@ def push(store: FeatureStore, source: str, events: Iterable[Any], wait: float | 
     if wait is not None:
         report.servable = _wait(store, source, rows, appended, wait)
     return report
+
+
+def _payload(event: Any) -> bytes:
+    """Return an event as JSON. Raises Refused where it has values that JSON cannot carry."""
+    if isinstance(event, bytes):
+        return event
+    if isinstance(event, dict):
+        for name, value in event.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise Refused("malformed", f"{name}: JSON has no {value}; send null")
+    try:
+        return _encode(event)
+    except (TypeError, ValueError) as error:
+        raise Refused("malformed", f"no JSON: {error}") from None
 
 
 class Refused(RequestError):

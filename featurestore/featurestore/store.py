@@ -94,7 +94,7 @@ class FeatureStore:
         self._profile = profile
         self.environment = Environment(self.root, load_config(self.root, profile))
         self.catalog = Catalog(self.environment)
-        self._readers: dict[str, tuple[float, VectorReader]] = {}
+        self._readers: dict[str | tuple[str, ...], tuple[float, VectorReader]] = {}
 
     @staticmethod
     def connect(url: str, token: str | None = None) -> RemoteFeatureStore:
@@ -239,7 +239,7 @@ class FeatureStore:
 
         A tag that moved, also from another process, is noticed within seconds.
         """
-        key = reference if isinstance(reference, str) else "\0".join(reference)
+        key = reference if isinstance(reference, str) else ("", *reference)
         asked, found = self._readers.get(key, (0.0, None))
         if found is not None and time.monotonic() - asked < SERVING_SECONDS:
             return found

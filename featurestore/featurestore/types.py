@@ -73,6 +73,11 @@ class DataType:
         return self.is_integer or self.is_float or self.name == "decimal"
 
     @property
+    def holds_decimals(self) -> bool:
+        """Whether values are decimals, or lists of them."""
+        return self.name == "decimal" or (self.item is not None and self.item.holds_decimals)
+
+    @property
     def is_key(self) -> bool:
         """Whether an entity's key may have this type."""
         return self.is_integer or self.name in ("string", "binary", "bool", "date", "timestamp")

@@ -11,7 +11,7 @@ from featurestore import instants, tables
 from featurestore.contracts import BatchSource, OfflineTable, extension
 from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
-from featurestore.online.writer import OnlineWriter
+from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
 from featurestore.plans import SetPlan
 
 if TYPE_CHECKING:
@@ -107,7 +107,11 @@ def _feed(store: FeatureStore, engine: Any, plan: SetPlan, table: OfflineTable) 
     if serving is None:
         return int(_new_generation(store, engine, plan, table, None).rows)
     writer = OnlineWriter(plan, environment.online, serving.id)
-    return int(engine.feed(plan, table, writer).rows)
+    if is_marked(environment.online, serving.id):
+        return int(engine.feed(plan, table, writer).rows)
+    filled = engine.fill(plan, table, writer)  # the store lost the generation: all rows, streams' too
+    mark(environment.online, serving.id)
+    return int(filled.rows)
 
 
 def materialize(store: FeatureStore, name: str, progress: Progress | None) -> list[Any]:
@@ -116,6 +120,10 @@ def materialize(store: FeatureStore, name: str, progress: Progress | None) -> li
     plans = [plan for plan in sets_for(store, name) if plan.online]
     if not plans:
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
+    for plan in plans:
+        table = store.environment.rows_table(plan)
+        if plan.source.batch is not None and not table.position(table.snapshot(), tables.BATCH):
+            _ingest_one(store, engine, plan, table, None, None, progress)  # a new version's table
     return [
         _new_generation(store, engine, plan, store.environment.rows_table(plan), progress) for plan in plans
     ]
@@ -134,6 +142,7 @@ def _new_generation(
     writer = OnlineWriter(plan, environment.online, made.id)
     filled = engine.fill(plan, table, writer, progress)
     _catch_up(store, plan, writer)
+    mark(environment.online, made.id)
     registry.promote(made.id)
     store.catalog.forget()
     _drop_old(store, plan)
@@ -172,3 +181,4 @@ def _drop_old(store: FeatureStore, plan: SetPlan) -> None:
             and old.retired_at < instants.now() - _KEPT
         ):
             environment.online.drop(old.id)
+            environment.online.drop(mark_of(old.id))

@@ -74,14 +74,25 @@ class TableReader:
             query = query.join(keys.lazy(), on=plans.KEY, how="inner")
         return query.collect()
 
-    def unique_rows(self, plan: SetPlan, event_times: tuple[int, int]) -> pl.DataFrame:
-        """Return the set's rows in [start, end), one per event id, by event time and row order."""
+    def unique_rows(
+        self, plan: SetPlan, event_times: tuple[int, int], *, as_known: bool = False
+    ) -> pl.DataFrame:
+        """Return the set's rows in [start, end), one per event id, by event time and row order.
+
+        With `as_known`, of the copies of an id one that was known at its event time, where there is one.
+        """
         if self._snapshot is None:
             raise OperatorError(
                 f"'{plan.name}' has no rows yet.", hint=f"Run: featurestore ingest {plan.name}"
             )
         frame = self.read(plan, None, event_times=event_times)
         frame = frame.sort([plans.EVENT_TIME, plans.KEY, *order_columns(frame)[1:]])
+        if as_known and plans.EVENT_ID in frame.columns:
+            known = frame[plans.INGEST_TIME] <= frame[plans.EVENT_TIME]
+            first = _one_per_id(plan, frame.filter(known))
+            identity = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID]
+            later = _one_per_id(plan, frame.filter(~known)).join(first, on=identity, how="anti")
+            return pl.concat([first, later]).sort([plans.EVENT_TIME, plans.KEY], maintain_order=True)
         return _one_per_id(plan, frame)
 
 
@@ -229,7 +240,8 @@ def _rows(
             return pl.DataFrame(schema=schema | {_CODE: pl.Int64})
         return extra.clear().with_columns(pl.lit(0, pl.Int64).alias(_CODE))
     last = asked[AT].max()
-    assert isinstance(last, int)
+    if not isinstance(last, int):  # no question has an instant: every base row was refused
+        last = LAST
     frame = reader.read(plan, columns, shards=shards, event_times=(-(2**62), min(last, LAST) + 1), keys=keys)
     return frame.sort([_CODE, *order_columns(frame)])
 

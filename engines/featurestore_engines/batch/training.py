@@ -15,9 +15,11 @@ from featurestore.contracts import OfflineTable
 from featurestore.errors import RequestError, did_you_mean
 from featurestore.expressions.to_polars import rejects, to_polars
 from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorPlan
+from featurestore.rows.casting import Context, cast
 from featurestore.rows.door import admit
 from featurestore.rows.keys import encode
 from featurestore.rows.transform import transform
+from featurestore.types import TIMESTAMP
 from featurestore_engines.batch.lookup import TableReader, as_of_values, matched_rows
 
 QUERY = "__query"  # the number of the caller's row
@@ -114,6 +116,7 @@ def training_set(
     features = values.select(pl.col(f.name).cast(f.type.polars()) for f in plan.outputs)
     if plan.label is not None:
         features = features.with_columns(_label(plan.label, readers.reader(plan.label.set), questions))
+    features = _with_callers(questions, features)
     kept = questions.output.drop([n for n in features.columns if n in questions.output.columns])
     return TrainingSet(
         f"{plan.name}@{plan.fingerprint}",
@@ -121,6 +124,19 @@ def training_set(
         tuple(names),
         None if plan.label is None else plan.label.output,
         readers.positions(),
+    )
+
+
+def _with_callers(questions: _Questions, features: pl.DataFrame) -> pl.DataFrame:
+    """Return the features; where a base row was refused, the caller's own values of the same name."""
+    base, output = questions.base, questions.output
+    if base is None or base.height == output.height:
+        return features
+    refused = ~questions.working[QUERY].is_in(base[QUERY].implode())
+    return features.with_columns(
+        pl.when(refused).then(output[f.name].cast(f.dtype, strict=False)).otherwise(f).alias(f.name)
+        for f in features.iter_columns()
+        if f.name in output.columns
     )
 
 
@@ -138,7 +154,12 @@ class _Readers:
         """Return the set's reader, opened once."""
         key = f"{plan.name}-{plan.rows_fingerprint}"
         if key not in self._readers:
-            cut = None if self._cut is None else self._cut.get(key, {})
+            if self._cut is not None and key not in self._cut:
+                raise RequestError(
+                    f"positions= has none of table '{key}'.",
+                    hint=f"It has those of {', '.join(self._cut) or 'none'}: another version's, perhaps.",
+                )
+            cut = None if self._cut is None else self._cut[key]
             self._readers[key] = TableReader(self._table(plan), cut)
         return self._readers[key]
 
@@ -168,7 +189,8 @@ def _questions(
 
 
 def _of_entities(plan: VectorPlan, rows: pl.DataFrame, options: Options) -> _Questions:
-    needed = [*plan.request_keys, options.event_time, *(f.name for f in plan.inputs)]
+    labelled = () if plan.label is None else plan.label.keys
+    needed = [*plan.request_keys, *labelled, options.event_time, *(f.name for f in plan.inputs)]
     _require(plan, rows, needed)
     made = {f.name for f in plan.outputs} | ({plan.label.output} if plan.label else set())
     clash = [n for n in rows.columns if n in made - {f.name for f in plan.inputs}]
@@ -188,10 +210,11 @@ def _of_raw_rows(plan: VectorPlan, base: SetPlan, rows: pl.DataFrame, options: O
     """Return the questions of raw rows of the base's source, put through the door and the set's steps."""
     _require(plan, rows, [f.name for f in base.source.schema] + [f.name for f in plan.inputs])
     numbered = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(plans.SEQUENCE))
-    admitted = admit(base.source, numbered, now=instants.now())
+    admitted = admit(base.source, numbered, now=instants.now(), either_half=True)
     ready = transform(base, admitted.rows, keep_keyless=True).rows.rename({plans.SEQUENCE: QUERY})
-    if options.start is not None or options.end is not None:
-        ready = ready.filter(_between(pl.col(plans.EVENT_TIME).dt.epoch("us"), options) or pl.lit(True))
+    bounds = _between(pl.col(plans.EVENT_TIME).dt.epoch("us"), options)
+    if bounds is not None:
+        ready = ready.filter(bounds)
         rows = rows[ready[QUERY].to_list()]
         ready = ready.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(QUERY))
     working = pl.DataFrame({QUERY: pl.int_range(rows.height, dtype=pl.Int64, eager=True)})
@@ -204,8 +227,11 @@ def _of_raw_rows(plan: VectorPlan, base: SetPlan, rows: pl.DataFrame, options: O
 
 def _of_base(base: SetPlan, reader: TableReader, options: Options) -> _Questions:
     """Return the questions of the base set's own rows, one per event id, by event time."""
-    bounds = (options.start or instants.ALWAYS, options.end if options.end is not None else instants.LAST)
-    ready = reader.unique_rows(base, bounds).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(QUERY))
+    start = instants.ALWAYS if options.start is None else options.start
+    bounds = (start, options.end if options.end is not None else instants.LAST)
+    ready = reader.unique_rows(base, bounds, as_known=options.as_known).with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(QUERY)
+    )
     working = _with_base_keys(base, ready)
     columns = dict.fromkeys([key.request_column for key in base.keys])
     output = working.select(
@@ -232,17 +258,8 @@ def _lookup(lookup: Lookup, reader: TableReader, questions: _Questions, as_known
     own = [s for s in lookup.features if lookup.is_base and s.feature in plain]
     result = [working[s.feature].alias(s.output) for s in own]
     if chosen:
-        keys = encode(working, lookup.set.keys, lookup.keys)
-        if keys.uncastable.any():
-            bad = working.filter(keys.uncastable).select(lookup.keys).row(0)
-            kinds = ", ".join(f"{k.entity}: {k.type}" for k in lookup.set.keys)
-            raise RequestError(
-                f"The key {bad} does not fit {kinds}.", where=f"look-up of '{lookup.set.name}'"
-            )
         extra = questions.base if lookup.is_base and (as_known or not questions.stored) else None
-        asked = pl.DataFrame(
-            {QUERY: working[QUERY], plans.KEY: keys.key, plans.SHARD: keys.shard, AT: working[AT]}
-        )
+        asked = _asked(working, lookup.set, lookup.keys)
         found = as_of_values(
             lookup.set, reader, asked, [s.feature for s in chosen], as_known=as_known, extra=extra
         )
@@ -256,22 +273,33 @@ def _label(label: LabelPlan, reader: TableReader, questions: _Questions) -> pl.S
         found = matched_rows(label.set, reader, questions.base, label.feature)
         joined = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
         return joined[label.feature].cast(label.type.polars()).alias(label.output)
-    keys = encode(working, label.set.keys, label.keys)
-    asked = pl.DataFrame(
-        {QUERY: working[QUERY], plans.KEY: keys.key, plans.SHARD: keys.shard, AT: working[AT]}
-    )
-    found = as_of_values(label.set, reader, asked, [label.feature])
+    found = as_of_values(label.set, reader, _asked(working, label.set, label.keys), [label.feature])
     return found[label.feature].cast(label.type.polars()).alias(label.output)
 
 
+def _asked(working: pl.DataFrame, plan: SetPlan, columns: Sequence[str]) -> pl.DataFrame:
+    """Return the questions by canonical key. Raises RequestError on a key of another type."""
+    keys = encode(working, plan.keys, columns)
+    if keys.uncastable.any():
+        bad = working.filter(keys.uncastable).select(columns).row(0)
+        kinds = ", ".join(f"{k.entity}: {k.type}" for k in plan.keys)
+        raise RequestError(f"The key {bad} does not fit {kinds}.", where=f"look-up of '{plan.name}'")
+    return pl.DataFrame(
+        {QUERY: working[QUERY], plans.KEY: keys.key, plans.SHARD: keys.shard, AT: working[AT]}
+    )
+
+
 def _inputs(plan: VectorPlan, values: pl.DataFrame) -> pl.DataFrame:
-    casts = []
+    """Return the values with inputs as declared. Raises RequestError where one does not fit without loss."""
+    typed = []
     for item in plan.inputs:
-        try:
-            casts.append(values[item.name].cast(item.type.polars()))
-        except pl.exceptions.PolarsError as error:
-            raise RequestError(f"Input '{item.name}' does not fit {item.type}: {error}") from error
-    return values.with_columns(casts)
+        done = cast(values[item.name], item.type, Context(f"inputs of {plan.name}"))
+        bad = [mask for mask in done.bad.values() if mask.any()]
+        if bad:
+            value = values[item.name][int(bad[0].argmax())]
+            raise RequestError(f"Input '{item.name}' has {value!r}, which is no {item.type}.")
+        typed.append(done.values.alias(item.name))
+    return values.with_columns(typed)
 
 
 def _derive(derived: DerivedValue, values: pl.DataFrame) -> pl.Series:
@@ -302,6 +330,14 @@ def _require(plan: VectorPlan, rows: pl.DataFrame, needed: Sequence[str]) -> Non
 
 def _instant(series: pl.Series) -> pl.Series:
     """Return the rows' instants in microseconds, floored. Raises RequestError unless they have a zone."""
+    if series.dtype == pl.String:
+        done = cast(series, TIMESTAMP, Context("entity rows"))
+        if any(mask.any() for mask in done.bad.values()):
+            raise RequestError(
+                f"'{series.name}' holds text that is no instant with a time zone.",
+                hint="Write 2026-11-21T10:00:00Z.",
+            )
+        series = done.values.alias(series.name)
     if not isinstance(series.dtype, pl.Datetime) or series.dtype.time_zone is None:
         raise RequestError(
             f"'{series.name}' is {series.dtype}; an instant per row needs a timestamp with a time zone.",

@@ -248,6 +248,7 @@ def catch_up(job: Job) -> None:
                 low = high
         for writer in target.writers:
             fill(target.plan, target.table, writer)
+            writer.mark()
 
 
 def _rows_name(target: Target) -> str:

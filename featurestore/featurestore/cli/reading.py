@@ -80,7 +80,7 @@ def get_online(
     ] = None,
     row: Annotated[list[str] | None, typer.Option(metavar="JSON", help="A row; may be repeated.")] = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="INSTANT", help=f"{INSTANT.capitalize()}; default, now.")
+        str | None, typer.Option("--as-of", metavar="INSTANT", help=f"A{INSTANT[1:]}; default, now.")
     ] = None,
 ) -> None:
     """Look feature vectors up, now or as of an instant; exits with 1 where a row is invalid."""

@@ -9,6 +9,8 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import numpy as np
+
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.instants import parse_instant
 from featurestore.types import DataType, Field
@@ -140,7 +142,7 @@ def _converted(value: Any, kind: DataType) -> Any:
         low, high = (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         return int(value) if low <= value <= high else None
     if kind.is_float and is_number:
-        return float(value)
+        return float(np.float32(value)) if kind.name == "float32" else float(value)
     if kind.name == "decimal" and (is_number or isinstance(value, str)):
         number = Decimal(str(value))
         exact = number.quantize(Decimal(1).scaleb(-kind.scale))

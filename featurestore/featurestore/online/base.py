@@ -55,6 +55,10 @@ class BaseRows:
         if t is None:
             raise RequestError(f"The row lacks its event time, '{source.event_time}'.")
         ingest = row[source.ingest_time] if source.ingest_time is not None else None
+        if ingest is not None and t > ingest + source.future:
+            raise RequestError(
+                f"{source.event_time} lies further than future: allows after {source.ingest_time}."
+            )
         values = self._steps(dict(row))
         if values is None:
             raise RowRejected(f"a filter of '{self._plan.name}' leaves the row out")

@@ -168,7 +168,7 @@ class _LookupReader:
             stored = msgspec.msgpack.decode(newest[1])
             for place, output, kind in self._plain:
                 value = stored[place]
-                if kind.name == "decimal" and value is not None:
+                if kind.holds_decimals:
                     value = row_value(value, kind)
                 row.values[output] = value
                 row.status[output] = NULL_VALUE if value is None else PRESENT
@@ -244,6 +244,8 @@ class VectorReader:
     def _prepare(
         self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
     ) -> list[_Row]:
+        if isinstance(rows, Mapping | str | bytes):
+            raise RequestError("rows is a list of rows.", hint="Write [row] for one.")
         if as_of is not None and self._base is not None:
             raise RequestError(
                 f"as_of does not apply to '{self.plan.name}': each row is evaluated at its own event time.",
@@ -259,7 +261,7 @@ class VectorReader:
             times = [now if as_of is None else as_of] * len(rows)
         prepared = []
         for row, t in zip(rows, times, strict=True):
-            ready = _Row(t, dict(row))
+            ready = _Row(t, dict(row) if isinstance(row, Mapping) else {})
             try:
                 self._check(row)
                 if self._base is not None:
@@ -276,6 +278,8 @@ class VectorReader:
         return prepared
 
     def _check(self, row: Mapping[str, Any]) -> None:
+        if not isinstance(row, Mapping):
+            raise RequestError(f"A row is a mapping of columns to values, not {type(row).__name__}.")
         if self._base is None:
             missing = [name for name in self._request_keys if name not in row]
             if missing:

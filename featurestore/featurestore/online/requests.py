@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -11,10 +12,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from featurestore.errors import RequestError
-from featurestore.instants import from_datetime, parse_instant, to_datetime
+from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
 from featurestore.types import DataType, Field
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}$", re.ASCII)
+_INSTANT = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?([Zz]|[+-]\d{2}(:?\d{2})?)?)?$", re.ASCII
+)
+"""What the stream's door reads as an instant."""
 
 
 def row_value(value: Any, kind: DataType, zone: str | None = None) -> Any:
@@ -60,11 +66,6 @@ def _refuse(value: Any, kind: DataType) -> ValueError:
 def _whole(value: Any, kind: DataType, _: str | None) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    elif isinstance(value, str):  # how JSON carries integers past 2**53
-        try:
-            value = int(value)
-        except ValueError:
-            raise _refuse(value, kind) from None
     if not isinstance(value, int) or isinstance(value, bool):
         raise _refuse(value, kind)
     bits = int(kind.name.lstrip("uint"))
@@ -121,6 +122,8 @@ def _decimal(value: Any, kind: DataType, _: str | None) -> Decimal:
 
 def _date(value: Any, kind: DataType, _: str | None) -> int:
     if isinstance(value, str):
+        if not _DATE.match(value):
+            raise _refuse(value, kind)
         value = date.fromisoformat(value)
     if not isinstance(value, date) or isinstance(value, datetime):
         raise _refuse(value, kind)
@@ -129,14 +132,19 @@ def _date(value: Any, kind: DataType, _: str | None) -> int:
 
 def _timestamp(value: Any, kind: DataType, zone: str | None) -> int:
     if isinstance(value, str):
-        value = datetime.fromisoformat(value.strip())
+        if not _INSTANT.match(value.strip()):
+            raise _refuse(value, kind)
+        value = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value.strip()))
     if not isinstance(value, datetime):
         raise _refuse(value, kind)
     if value.tzinfo is None:
         if zone is None:
             raise ValueError(f"{value.isoformat()} has no time zone; write it with one, as …Z")
         return from_local(value, zone)
-    return parse_instant(value)
+    instant = parse_instant(value)
+    if not ALWAYS <= instant <= LAST:
+        raise _refuse(value, kind)
+    return instant
 
 
 def from_local(value: datetime, zone: str) -> int:

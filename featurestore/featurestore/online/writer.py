@@ -66,6 +66,29 @@ def decode_positions(data: bytes) -> Positions:
     return msgspec.msgpack.decode(data, type=Positions) if data else {}
 
 
+_MARK = EntityRead(0, b"generation", (b"filled",))
+
+
+def mark_of(generation: str) -> str:
+    """Return the generation beside a generation that holds nothing but the note that it is filled."""
+    return f"{generation}/mark"
+
+
+def is_marked(store: OnlineStore, generation: str) -> bool:
+    """Tell whether a generation was filled in this store, and has not been lost since."""
+    return store.read(mark_of(generation), [_MARK])[0][0] is not None
+
+
+def mark(store: OnlineStore, generation: str) -> None:
+    """Note in the store itself that the generation is filled."""
+    done = [False]
+    while not done[0]:
+        [(state, _)] = store.read_for_write(mark_of(generation), {_MARK.shard: [_MARK]}).values()
+        change = EntityWrite(_MARK.key, {_MARK.fields[0]: b"1"}, None)
+        write = (_MARK.shard, state.revision, _revision(), state.positions, [change])
+        done = store.write(mark_of(generation), [write])
+
+
 class OnlineWriter:
     """Writes one feature set's generation. Several writers, anywhere, may write the same one at once.
 
@@ -87,6 +110,11 @@ class OnlineWriter:
         self._clock = clock
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
+
+    def mark(self) -> None:
+        """Note in the store that the generation is filled, where that is not noted."""
+        if not is_marked(self._store, self._generation):
+            mark(self._store, self._generation)
 
     def positions(self) -> dict[int, Positions]:
         """Return every shard's positions as the store has them now."""

@@ -81,12 +81,13 @@ class _Refusals:
         return refused, codes, [self.found[index][2](row) for row, index in zip(rows, reasons, strict=True)]
 
 
-def admit(source: SourcePlan, frame: pl.DataFrame, *, now: int) -> Admitted:
+def admit(source: SourcePlan, frame: pl.DataFrame, *, now: int, either_half: bool = False) -> Admitted:
     """Return the rows of `frame` as the store keeps them, and dead letters of those that cannot be.
 
     `frame` has the source's columns as read (others are ignored), and may have `__partition`, `__sequence`,
     `__record_time` (of a stream) and `__payload`. One with payloads alone is decoded as JSON first. `now` is
-    the ingest time of a dead letter that has no better one. Raises SpecError where a declared column is
+    the ingest time of a dead letter that has no better one. `either_half`: the rows are a caller's, of which
+    `cutover:` leaves none out. Raises SpecError where a declared column is
     missing or of a kind that cannot fit.
     """
     frame = _with_positions(frame)
@@ -97,14 +98,14 @@ def admit(source: SourcePlan, frame: pl.DataFrame, *, now: int) -> Admitted:
     if PAYLOAD in frame.columns and not any(column.name in frame.columns for column in source.schema):
         system = frame.select(PARTITION, SEQUENCE)
         decoded, refused = decode_payloads(source, frame[PAYLOAD].to_list(), system, batch_epoch(source))
-        admitted = _admit(source, decoded, now)
+        admitted = _admit(source, decoded, now, either_half)
         refused = refused.with_columns(pl.col("ingest_time").fill_null(pl.lit(now).cast(_INSTANT)))
         rejected = pl.concat([admitted.rejected, refused]).sort("sequence", maintain_order=True)
         return Admitted(admitted.rows, rejected, admitted.counts | {"rejected": rejected.height})
-    return _admit(source, frame, now)
+    return _admit(source, frame, now, either_half)
 
 
-def _admit(source: SourcePlan, frame: pl.DataFrame, now: int) -> Admitted:
+def _admit(source: SourcePlan, frame: pl.DataFrame, now: int, either_half: bool) -> Admitted:
     is_stream = RECORD_TIME in frame.columns
     context = casting.Context(
         source.name, source.timezone, stream_epoch(source) if is_stream else batch_epoch(source)
@@ -141,7 +142,9 @@ def _admit(source: SourcePlan, frame: pl.DataFrame, now: int) -> Admitted:
         at = pl.Series(refused)
         rejected = _reject(source, frame.filter(at), ingest_time.filter(at), codes, messages, now)
         out = out.filter(~at)
-    out, other_half = _cutover(source, frame, out, is_stream)
+    other_half = 0
+    if not either_half:
+        out, other_half = _cutover(source, frame, out, is_stream)
     return Admitted(out, rejected, _counts(out.height, rejected.height, counts, other_half))
 
 
@@ -280,7 +283,7 @@ def _reject(
 
 def _typed_empty(source: SourcePlan) -> pl.DataFrame:
     columns = {column.name: pl.Series(dtype=column.type.polars()) for column in source.schema}
-    return _admit(source, _with_positions(pl.DataFrame(columns)), 0).rows
+    return _admit(source, _with_positions(pl.DataFrame(columns)), 0, False).rows
 
 
 def _cutover(

@@ -6,11 +6,10 @@ import functools
 import hashlib
 import importlib
 import inspect
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import SpecError, did_you_mean
+from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.expressions import RowRejected
 
 if TYPE_CHECKING:
@@ -37,15 +36,29 @@ def load(reference: str) -> Callable[..., Any]:
     return function
 
 
+@functools.cache
 def digest(reference: str) -> str:
-    """Return the sha256 of the function's source, without its indentation."""
+    """Return the sha256 of the source of the function's module. What that imports is not covered."""
+    module = inspect.getmodule(load(reference))
     try:
-        source = inspect.getsource(load(reference))
+        source = "" if module is None else inspect.getsource(module)
     except (OSError, TypeError):
+        source = ""
+    if not source:
         raise SpecError(
             f"The source of '{reference}' cannot be read.", hint="Name a function that is defined in a file."
-        ) from None
-    return hashlib.sha256(textwrap.dedent(source).encode()).hexdigest()
+        )
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def check(function: str, expected: str) -> None:
+    """Raise OperatorError where a function is not the one that a version was applied with."""
+    if digest(function) != expected:
+        raise OperatorError(
+            f"The module of '{function}' is not the one that this version was applied with.",
+            hint="Run featurestore apply for a new version, or restore the module;"
+            " projects in one process must not share a module's name.",
+        )
 
 
 def apply(op: Python, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str | None]]:
@@ -55,6 +68,7 @@ def apply(op: Python, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str | Non
     """
     import polars as pl
 
+    check(op.function, op.digest)
     schema = {field.name: field.type.polars() for field in op.outputs}
     if not frame.height:
         return pl.DataFrame(schema=schema), []

@@ -25,6 +25,8 @@ __all__ = ["Difference", "Verification", "verify"]
 
 def verify(store: FeatureStore, name: str | None, sample: int, seed: int) -> Verification:
     """Compare `sample` rows of each vector that `name` stands for: a vector, a set, or everything."""
+    if sample < 1:
+        raise RequestError(f"sample={sample} compares nothing.", hint="Give 1 or more.")
     result = Verification()
     for plan in _plans(store, name):
         Check(store, plan, result, sample, random.Random(seed)).run()

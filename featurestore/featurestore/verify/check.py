@@ -6,15 +6,16 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, plans, tables
-from featurestore.catalog import sets_of
+from featurestore.catalog import AD_HOC, sets_of
 from featurestore.contracts import extension
 from featurestore.online.reader import VectorReader
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, VectorPlan
-from featurestore.verify.comparison import Comparison, key_frame
+from featurestore.verify.comparison import Comparison, base_rows, key_frame
 from featurestore.verify.outcome import Verification
 from featurestore.verify.questions import AT, Questions
 
@@ -40,7 +41,7 @@ class Check:
         self, store: FeatureStore, plan: VectorPlan, result: Verification, sample: int, chance: random.Random
     ) -> None:
         self._store = store
-        self._plan = plan
+        self._plan = plan = replace(plan, label=None)  # no label is served
         self._result = result
         self._sample = sample
         self._questions = Questions(store.environment, plan, sample, chance)
@@ -48,20 +49,24 @@ class Check:
         self._engine = extension("engines", "batch")()
         self._sets = sets_of(plan)
 
+    @property
+    def _shown(self) -> str:
+        """What to call the vector: a list of references goes by its sets."""
+        return ", ".join(s.name for s in self._sets) if self._plan.name == AD_HOC else self._plan.name
+
     def run(self) -> None:
         """Compare at any instant, then what serves."""
         asked = self._questions
         questions = asked.raw_rows() if self._plan.base is not None else asked.entity_rows()
         if questions is None or not questions.height:
-            self._result.skipped.append(f"{self._plan.name}: no rows yet")
+            self._result.skipped.append(f"{self._shown}: no rows yet")
             return
         base = self._plan.base
         keys = self._plan.request_keys if base is None else _raw_keys(base, questions)
         self._result.entities += questions.select(keys).unique().height
         self._result.instants += questions.height
         self._any_instant(questions)
-        if base is None:
-            self._served(questions)
+        self._served(questions)
 
     # Any instant
 
@@ -128,14 +133,9 @@ class Check:
 
     def _served(self, questions: pl.DataFrame) -> None:
         """Compare what serves now, at instants within the history, at the positions that are applied."""
-        import polars as pl
-
-        history = min((p.history for p in self._sets if p.online and p.history is not None), default=None)
-        now = instants.now()
-        low = now - min(history, instants.HOUR) if history is not None else None
-        moments = [now] if low is None else [now, low + instants.SECOND, (now + low) // 2]
-        keys = questions.drop(AT).unique(maintain_order=True).head(max(1, self._sample // 10))
-        rows = pl.concat([keys.with_columns(pl.lit(t, pl.Int64).alias(AT)) for t in moments])
+        rows = self._within_history(questions)
+        if not rows.height:
+            return
         reader = VectorReader(self._plan, self._store.environment.online, self._store.catalog.serving)
         for _ in range(5):
             before = self._applied()
@@ -143,11 +143,11 @@ class Check:
             if before == self._applied():
                 break
         else:
-            self._result.skipped.append(f"{self._plan.name}: what serves changed while it was read")
+            self._result.skipped.append(f"{self._shown}: what serves changed while it was read")
             return
         if not self._settled(before):
             self._result.skipped.append(
-                f"{self._plan.name}: after {_SETTLE_SECONDS:.0f} s the offline store lacked rows that serve"
+                f"{self._shown}: after {_SETTLE_SECONDS:.0f} s the offline store lacked rows that serve"
             )
             return
         groups: dict[Cut, list[int]] = {}
@@ -156,6 +156,24 @@ class Check:
         for cut, places in groups.items():
             offline = self._offline(rows[places], {table: dict(ends) for table, ends in cut})
             self._comparison.cells(rows[places], [online[i] for i in places], offline)
+
+    def _within_history(self, questions: pl.DataFrame) -> pl.DataFrame:
+        """Return the questions that what serves must answer, and for entities more of them, up to now."""
+        import polars as pl
+
+        history = min((p.history for p in self._sets if p.online and p.history is not None), default=None)
+        now = instants.now()
+        low = instants.ALWAYS if history is None else now - history + instants.MINUTE
+        base = self._plan.base
+        if base is not None:
+            admitted = base_rows(base, questions)
+            inside = admitted.filter(pl.col(plans.EVENT_TIME).dt.epoch("us").is_between(low, now))
+            return questions[inside[plans.SEQUENCE].to_list()]
+        recent = max(low, now - instants.HOUR)
+        moments = [now, recent, (now + recent) // 2]
+        keys = questions.drop(AT).unique(maintain_order=True).head(max(1, self._sample // 10))
+        more = [keys.with_columns(pl.lit(t, pl.Int64).alias(AT)) for t in moments]
+        return pl.concat([questions.filter(pl.col(AT).is_between(low, now)), *more])
 
     def _applied(self) -> Applied:
         """Return every set's positions per shard, as serving now."""
@@ -190,10 +208,11 @@ class Check:
 
         columns = []
         for lookup in self._plan.lookups:
-            shards = encode(rows, lookup.set.keys, lookup.keys).shard.to_list()
+            keys = key_frame(self._plan, rows, lookup.keys)
+            shards = encode(keys, lookup.set.keys, lookup.keys).shard.to_list()
             table = f"{lookup.set.name}-{lookup.set.rows_fingerprint}"
             by_shard = applied[lookup.set.state_fingerprint]
-            columns.append([(table, tuple(sorted(by_shard[s].items()))) for s in shards])
+            columns.append([(table, tuple(sorted(by_shard[s or 0].items()))) for s in shards])
         for cells in zip(*columns, strict=True):
             yield tuple(sorted(set(cells)))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, plans, tables
 from featurestore.environment import Environment
+from featurestore.errors import OperatorError, SpecError
 from featurestore.plans import SetPlan, VectorPlan
 
 if TYPE_CHECKING:
@@ -111,24 +112,41 @@ class Questions:
 
         base = self._plan.base
         assert base is not None
-        environment = self._environment
-        if base.source.batch is not None:
-            source = environment.batch(base.source)
+        raw = self._from_batch(base)
+        if raw is None:
+            raw = self._from_landing(base)
+        if raw is None:
+            return None
+        raw = raw.sample(min(self._sample // 4 + 1, raw.height), seed=self._chance.randrange(2**31))
+        return raw.with_columns(
+            pl.lit(None, f.type.polars()).alias(f.name)
+            for f in self._plan.inputs
+            if f.name not in raw.columns
+        )
+
+    def _from_batch(self, base: SetPlan) -> pl.DataFrame | None:
+        import polars as pl
+
+        if base.source.batch is None:
+            return None
+        try:
+            source = self._environment.batch(base.source)
             items = source.inputs()
-            frames = []
-            for item in self._chance.sample(items, min(3, len(items))):
-                batch = next(iter(source.read(item, 0, 50_000)), None)
-                if batch is not None:
-                    frame = pl.from_arrow(batch)
-                    assert isinstance(frame, pl.DataFrame)
-                    frames.append(frame)
-            if not frames:
-                return None
-            raw = pl.concat(frames, how="diagonal_relaxed")
-        else:
-            landing = environment.offline.table(tables.landing_table(base.source.name))
-            snapshot = landing.snapshot()
-            if snapshot is None:
-                return None
-            raw = landing.lazy(snapshot, [f.name for f in base.source.schema]).head(50_000).collect()
-        return raw.sample(min(self._sample // 4 + 1, raw.height), seed=self._chance.randrange(2**31))
+        except (SpecError, OperatorError):  # the files are elsewhere by now; landing may have rows
+            return None
+        frames = []
+        for item in self._chance.sample(items, min(3, len(items))):
+            batch = next(iter(source.read(item, 0, 50_000)), None)
+            if batch is not None:
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                frames.append(frame)
+        return pl.concat(frames, how="diagonal_relaxed") if frames else None
+
+    def _from_landing(self, base: SetPlan) -> pl.DataFrame | None:
+        landing = self._environment.offline.table(tables.landing_table(base.source.name))
+        snapshot = landing.snapshot()
+        if snapshot is None:
+            return None
+        columns = [f.name for f in base.source.schema]
+        return landing.lazy(snapshot, columns, schema=base.source.schema).head(50_000).collect()

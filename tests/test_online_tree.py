@@ -1,0 +1,449 @@
+"""An entity's online state is a function of its rows, and answers as the oracle does, however deep the tree.
+
+Rows are applied straight to the fields of one entity, read back through the fields that a request would
+read. `LEAF_ROWS` is lowered so that a few rows make directories several levels deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import msgspec
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parity import (
+    COLUMNS,
+    TYPES,
+    aggregate_columns,
+    check_cells,
+    examples,
+    instants_of,
+    kernel_frame,
+    predicate,
+)
+from strategies import HOUR, ORIGIN, SECOND, kernel_log, queries, schedules
+
+from featurestore import plans
+from featurestore.aggregates import function_names, plain_values
+from featurestore.errors import HistoryError
+from featurestore.expressions import Expression
+from featurestore.online import nodes, tree
+from featurestore.online.frames import order_columns, pack, row_parts
+from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
+from featurestore.online.nodes import Directory, Leaf
+from featurestore.online.requests import row_value
+from featurestore.online.view import EntityView, aggregates
+from featurestore.plans import AggregateColumn, SetPlan, SourcePlan
+from featurestore.steps import StepPlan
+from featurestore.types import Field
+
+MILLI = SECOND // 1000
+SPANS = [HOUR, 20 * MILLI, 90 * SECOND]
+ALL = function_names()
+PLAIN = ("amount", "kind", "price", "day", "at")
+
+
+def a_plan(
+    made: tuple[AggregateColumn, ...],
+    *,
+    plain: Sequence[str] = PLAIN,
+    ids: bool = True,
+    order: bool = False,
+    on_duplicate: str = "first",
+    left_closed: bool = False,
+    ttl: int | None = None,
+    history: int | None = None,
+) -> SetPlan:
+    """Return the plan of a set of these aggregations over `COLUMNS`."""
+    fields = tuple(Field(name, kind) for name, kind in TYPES.items())
+    deleted: Expression | None = None
+    source = SourcePlan(
+        "source",
+        fields,
+        "at",
+        None,
+        ("id",) if ids else (),
+        "whole" if order else None,
+        None,
+        0,
+        0,
+        1_000_000,
+        None,
+        on_duplicate,
+        deleted,
+        None,
+        None,
+        "",
+    )
+    visible = tuple(Field(name, TYPES[name]) for name in plain)
+    return SetPlan(
+        "set",
+        "parity",
+        source,
+        (),
+        StepPlan((), fields, fields, ""),
+        visible,
+        fields,
+        made,
+        ttl,
+        left_closed,
+        history,
+        True,
+        "rows",
+        "state",
+    )
+
+
+class Entity:
+    """One entity's fields, written and read as the online store's users do, without a store."""
+
+    def __init__(self, plan: SetPlan) -> None:
+        self.plan = plan
+        self.layout = OnlineLayout.of(plan)
+        self.fields: dict[bytes, bytes] = {}
+
+    def apply(self, rows: Sequence[Mapping[str, Any]], now: int | None = None) -> None:
+        """Apply one micro-batch; with `now`, what is older than the history is pruned."""
+        leaf = self.leaf(rows)
+        names = self.layout.write_fields(leaf.times)
+        floors = None if now is None else self.layout.floors(now)
+        update = tree.Update(self.layout, {n: self.fields.get(n) for n in names}, floors, self._fetch)
+        for name, data in update.apply(leaf).items():
+            if data is None:
+                self.fields.pop(name, None)
+            else:
+                self.fields[name] = data
+
+    def read(self, t: int, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return every feature at `t`, from the fields that a request at `t` reads."""
+        stored = {name: self.fields.get(name) for name in self.layout.read_fields(t, base is not None)}
+        view = EntityView(self.layout, stored, t, None if base is None else self.leaf([base]))
+        newest = view.newest() if self.plan.plain else None
+        late = newest is not None and self.plan.ttl is not None and newest[0] <= t - self.plan.ttl
+        packed = [None] * len(self.plan.plain)
+        if newest is not None and not late:
+            packed = msgspec.msgpack.decode(newest[1])
+        result = {
+            field.name: row_value(value, field.type) if field.type.name == "decimal" else value
+            for field, value in zip(self.plan.plain, packed, strict=True)
+        }
+        for output, finished in zip(
+            self.layout.aggregates.outputs, aggregates(self.layout, [view]), strict=True
+        ):
+            [result[output.name]] = plain_values(*finished, output.type)
+        return result
+
+    def leaf(self, rows: Sequence[Mapping[str, Any]]) -> Leaf:
+        """Return rows, in order, as the writer makes them of a frame."""
+        layout = self.layout
+        frame = kernel_frame(rows, ids=layout.has_ids, order=layout.has_order)
+        frame = frame.sort(order_columns(frame))
+
+        def whole(name: str) -> np.ndarray:
+            return frame[name].to_physical().to_numpy()
+
+        return Leaf(
+            whole(plans.EVENT_TIME),
+            whole(plans.INGEST_TIME),
+            whole(plans.ROW_HASH),
+            whole(plans.ORDER) if layout.has_order else None,
+            whole(plans.EVENT_ID) if layout.has_ids else None,
+            row_parts(layout.parts, frame),
+            pack(frame, self.plan.plain) if layout.has_plain else [],
+        )
+
+    def depth(self) -> int:
+        """Return how many levels of directories there are."""
+        return len({name[0] for name, data in self.fields.items() if name != ROOT}) if self.fields else 0
+
+    def reachable(self) -> set[bytes]:
+        """Return the fields that can be reached from the root."""
+        found: set[bytes] = set()
+
+        def walk(name: bytes, level: int) -> None:
+            found.add(name)
+            node = nodes.decode(self.fields[name], self.layout)
+            if isinstance(node, Directory):
+                for number in node.slices.tolist():
+                    walk(tree.node_name(level + 1, number), level + 1)
+
+        if self.fields:
+            walk(ROOT, -1)
+        return found
+
+    def _fetch(self, names: Sequence[bytes]) -> Sequence[bytes | None]:
+        return [self.fields.get(name) for name in names]
+
+
+@contextmanager
+def leaf_rows(count: int) -> Iterator[None]:
+    """Split leaves beyond that many rows."""
+    with mock.patch.object(tree, "LEAF_ROWS", count):
+        yield
+
+
+@st.composite
+def batches(draw: st.DrawFn, rows: Sequence[Any]) -> list[list[Any]]:
+    """Return the rows cut into micro-batches of at least one row."""
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(rows) - 1)), max_size=5)))
+    parts = [list(rows[low:high]) for low, high in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    return [part for part in parts if part]
+
+
+def logs(**options: Any) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return kernel_log(COLUMNS, SPANS, keys=[b"a"], **options)
+
+
+@given(st.data())
+@examples(150)
+def test_every_instant_reads_as_the_oracle_says_at_any_depth(data: st.DataObject) -> None:
+    ids, order = data.draw(st.booleans()), data.draw(st.booleans())
+    plan = a_plan(
+        data.draw(aggregate_columns(ALL, SPANS)),
+        ids=ids,
+        order=order,
+        on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
+        left_closed=data.draw(st.booleans()),
+        ttl=data.draw(st.sampled_from([None, *SPANS])),
+    )
+    rows = data.draw(logs(ids=ids, order=order))
+    entity = Entity(plan)
+    with leaf_rows(data.draw(st.sampled_from([1, 2, 3, 512]))):
+        delivered = data.draw(schedules(rows) if ids else st.permutations(rows))
+        for batch in data.draw(batches(delivered)):
+            entity.apply(batch)
+    for t in data.draw(queries(plan, instants_of(rows))):
+        check_cells(oracle.expected_cells(plan, rows, b"a", t, predicate=predicate), entity.read(t), t)
+
+
+@given(st.data())
+@examples(60)
+def test_the_state_is_the_same_bytes_whatever_the_order_and_the_batches(data: st.DataObject) -> None:
+    plan = a_plan(
+        data.draw(aggregate_columns(ALL, SPANS, most=3)),
+        on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
+    )
+    rows = data.draw(logs())
+    states = []
+    with leaf_rows(data.draw(st.sampled_from([1, 3]))):
+        for _ in range(2):
+            entity = Entity(plan)
+            for batch in data.draw(batches(data.draw(schedules(rows)))):
+                entity.apply(batch)
+            states.append(entity.fields)
+    assert states[0] == states[1]
+
+
+@given(st.data())
+@examples(80)
+def test_a_base_row_counts_once_whether_or_not_it_is_stored(data: st.DataObject) -> None:
+    plan = a_plan(data.draw(aggregate_columns(ALL, SPANS)), plain=())
+    rows = data.draw(logs())
+    [base] = data.draw(kernel_log(COLUMNS, SPANS, keys=[b"a"], max_rows=1).filter(len))
+    arrived = data.draw(st.sampled_from([None, *rows]))
+    if arrived is not None:
+        base |= {name: arrived[name] for name in (plans.EVENT_TIME, plans.EVENT_ID)}
+    entity = Entity(plan)
+    with leaf_rows(data.draw(st.sampled_from([1, 2, 512]))):
+        for batch in data.draw(batches(rows)):
+            entity.apply(batch)
+    t = base[plans.EVENT_TIME]
+    cells = oracle.expected_cells(plan, rows, b"a", t, predicate=predicate, base=base)
+    check_cells(cells, entity.read(t, base), t)
+
+
+@given(st.data())
+@examples(150)
+def test_pruning_changes_no_answer_within_the_history(data: st.DataObject) -> None:
+    history = data.draw(st.sampled_from([0, 90 * SECOND, HOUR]))
+    ids, order = data.draw(st.booleans()), data.draw(st.booleans())
+    plan = a_plan(
+        data.draw(aggregate_columns(ALL, SPANS, most=3)) if data.draw(st.booleans()) else (),
+        ids=ids,
+        order=order,
+        on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
+        left_closed=data.draw(st.booleans()),
+        ttl=data.draw(st.sampled_from([None, *SPANS])),
+        history=history,
+    )
+    rows = data.draw(logs(ids=ids, order=order, origin=ORIGIN))
+    steps = data.draw(batches(data.draw(st.permutations(rows))))
+    clock = sorted(
+        data.draw(
+            st.lists(
+                st.sampled_from([ORIGIN, *(t + MARGIN + history + plan.reach for t in instants_of(rows))]),
+                min_size=len(steps),
+                max_size=len(steps),
+            )
+        )
+    )
+    entity = Entity(plan)
+    with leaf_rows(data.draw(st.sampled_from([1, 2, 512]))):
+        for batch, now in zip(steps, clock, strict=True):
+            entity.apply(batch, now)
+    now = clock[-1] if clock else ORIGIN
+    assert set(entity.fields) == entity.reachable(), "a field was left behind"
+    for t in [now - history, *data.draw(queries(plan, [now, *instants_of(rows)]))]:
+        cells = oracle.expected_cells(plan, rows, b"a", t, predicate=predicate)
+        try:
+            got = entity.read(t)
+        except HistoryError:
+            assert t < now - history, "an instant within the history was refused"
+            continue
+        check_cells(cells, got, (t, now))
+
+
+def one(t: int, number: int, *, ingest: int | None = None, **given: Any) -> dict[str, Any]:
+    """Return a row of amount `number`."""
+    return dict.fromkeys(COLUMNS) | {
+        "amount": float(number),
+        "__event_time": t,
+        "__ingest_time": t if ingest is None else ingest,
+        "__key": b"a",
+        "__event_id": number,
+        "__row_hash": number,
+        **given,
+    }
+
+
+LAST = AggregateColumn(
+    "last",
+    "last",
+    plans.Input("amount", TYPES["amount"], None, None, None),
+    plans.Window(HOUR),
+    None,
+    TYPES["amount"],
+)
+
+
+def test_a_base_row_is_recognised_at_the_last_microsecond_of_a_slice() -> None:
+    """Its twin lies in the slice before the one where the window ends."""
+    entity = Entity(a_plan((replace(LAST, name="n", function="count", type=TYPES["whole"]),), plain=()))
+    t = (ORIGIN >> entity.layout.bits[0] << entity.layout.bits[0]) - 1
+    with leaf_rows(1):
+        entity.apply([one(t, 1), one(t - 1, 2), one(t - HOUR // 2, 3)])
+    assert entity.depth() == len(entity.layout.bits)
+    assert entity.read(t, one(t, 1))["n"] == 3
+    assert entity.read(t, one(t, 4))["n"] == 4
+
+
+def test_a_base_row_stands_in_its_place_among_rows_of_its_instant() -> None:
+    entity = Entity(a_plan((LAST,), plain=()))
+    entity.apply([one(ORIGIN, 1, ingest=ORIGIN + 5), one(ORIGIN, 2, ingest=ORIGIN + 3)])
+    assert entity.read(ORIGIN, one(ORIGIN, 9, ingest=ORIGIN))["last"] == 1.0
+    assert entity.read(ORIGIN, one(ORIGIN, 9, ingest=ORIGIN + 7))["last"] == 9.0
+
+
+@pytest.mark.parametrize("limit", [1, 512])
+def test_rows_of_the_newest_instant_before_the_history_keep_their_order(limit: int) -> None:
+    """A copy, or a row of the same instant, that comes after the pruning is told from the newest."""
+    entity = Entity(a_plan((), plain=("amount",), history=0))
+    now = ORIGIN + 400 * 24 * HOUR
+    with leaf_rows(limit):
+        entity.apply([one(ORIGIN, 5, ingest=ORIGIN + 5), one(ORIGIN - HOUR, 1)], now)
+        entity.apply([one(ORIGIN, 4, ingest=ORIGIN + 4)], now)
+        assert entity.read(now)["amount"] == 5.0
+        entity.apply([one(ORIGIN, 8, ingest=ORIGIN + 9, __event_id=5)], now)
+        assert entity.read(now)["amount"] == 5.0
+        entity.apply([one(ORIGIN - HOUR, 7)], now)
+        assert entity.read(now)["amount"] == 5.0
+    assert set(entity.fields) == entity.reachable()
+
+
+def test_an_instant_before_trimmed_values_is_an_error() -> None:
+    entity = Entity(a_plan((), plain=("amount",), history=0))
+    entity.apply([one(ORIGIN - HOUR, 1), one(ORIGIN, 2)], ORIGIN + MARGIN)
+    assert entity.read(ORIGIN)["amount"] == 2.0
+    with pytest.raises(HistoryError):
+        entity.read(ORIGIN - 1)
+
+
+def test_a_directory_grows_several_levels_and_its_tiles_are_used() -> None:
+    """2,000 rows, three to a leaf: sums over hours come from tiles, and equal the plain sums."""
+    made = tuple(
+        AggregateColumn(
+            name,
+            function,
+            plans.Input("whole", TYPES["whole"], None, None, None),
+            plans.Window(width),
+            None,
+            TYPES["whole"],
+        )
+        for name, function, width in [("sum", "sum", HOUR), ("low", "min", 90 * SECOND), ("n", "count", HOUR)]
+    )
+    rows = [
+        dict.fromkeys(COLUMNS)
+        | {
+            "whole": number % 97,
+            "__event_time": ORIGIN + number * 3 * SECOND + number * number % 1000,
+            "__ingest_time": ORIGIN,
+            "__key": b"a",
+            "__event_id": number,
+            "__row_hash": number,
+        }
+        for number in range(2000)
+    ]
+    entity = Entity(a_plan(made))
+    with leaf_rows(3):
+        for start in range(0, 2000, 400):
+            entity.apply(rows[start : start + 400])
+        entity.apply(rows[300:900])
+    assert entity.depth() >= 3
+    for t in [ORIGIN, ORIGIN + HOUR, ORIGIN + HOUR + 7, rows[-1]["__event_time"], ORIGIN + 3 * HOUR]:
+        in_hour = [r["whole"] for r in rows if t - HOUR < r["__event_time"] <= t]
+        in_moment = [r["whole"] for r in rows if t - 90 * SECOND < r["__event_time"] <= t]
+        got = entity.read(t)
+        assert (got["sum"], got["n"]) == (sum(in_hour), len(in_hour))
+        assert got["low"] == min(in_moment, default=None)
+
+
+@pytest.mark.parametrize("rows", [2, 40])
+def test_nodes_decode_to_what_was_encoded(rows: int) -> None:
+    made = tuple(
+        AggregateColumn(
+            f"{function}_{column}",
+            function,
+            plans.Input(column, TYPES[column], None, None, None),
+            plans.Window(HOUR),
+            3 if function == "last_k" else None,
+            TYPES[column],
+        )
+        for function, column in [
+            ("last_k", "raw"),
+            ("max", "unsigned"),
+            ("count_distinct", "kind"),
+            ("std", "amount"),
+            ("first", "day"),
+            ("sum", "whole"),
+        ]
+    )
+    log = [
+        dict.fromkeys(COLUMNS)
+        | {
+            "raw": bytes([number]),
+            "unsigned": 2**64 - 1 - number,
+            "kind": f"é{number % 3}",
+            "amount": float("nan") if number == 7 else number / 3,
+            "day": number,
+            "whole": 2**63 - 1 - number,
+            "__event_time": ORIGIN + number * HOUR,
+            "__ingest_time": ORIGIN,
+            "__key": b"a",
+            "__event_id": number,
+            "__row_hash": -number,
+        }
+        for number in range(rows)
+    ]
+    entity = Entity(a_plan(made, order=False))
+    with leaf_rows(4):
+        entity.apply(log)
+    for data in entity.fields.values():
+        node = nodes.decode(data, entity.layout)
+        assert nodes.encode(node, entity.layout) == data
