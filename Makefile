@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
-TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_schema*.py)
+TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench docs check constraints clean
@@ -44,8 +44,9 @@ type: setup ## check types, strictly
 bench: setup ## run the benchmarks
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
-docs: setup ## check the documentation: links, declarations, and the tutorial, which is run
-	$(BIN)/python -m pytest -q tests/test_docs.py
+docs: setup ## write the reference from the code, and check every page; the tutorial is run
+	$(BIN)/python scripts/reference.py
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_reference.py
 
 check: lint type ## everything but behaviour: format, lint, types, layering, documentation, generated schema
 	$(BIN)/python -m pytest -q $(TREE_TESTS)

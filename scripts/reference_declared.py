@@ -1,0 +1,196 @@
+"""The pages of scripts/reference.py on what is declared: specs, what they are made of, and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from reference_markdown import code, flow, kind, page, table
+
+from featurestore import expressions, steps
+from featurestore.aggregates import FUNCTIONS, plain_values, result_type
+from featurestore.specs.models import (
+    DECLARATIONS,
+    Aggregation,
+    BatchHalf,
+    FeatureSelection,
+    StreamHalf,
+)
+from featurestore.specs.project import (
+    OfflineConfig,
+    OnlineConfig,
+    Profile,
+    ProjectConfig,
+    Section,
+    StreamConfig,
+)
+from featurestore.types import INT64
+from featurestore_serving.settings import Settings
+
+EXAMPLE_VALUES = (2, 6, 10)
+EXAMPLE_K = 2
+
+OPTIONS = """\
+`options:` of a batch half, by kind: `csv` takes `delimiter`, `quote`, `escape`, `header`, `columns`,
+`skip_rows`, `encoding`, `nulls`; `delta` takes `from_version`; all files take `epoch`. `options:` of a
+stream half: `epoch`, and `partitions` on the log.
+
+`epoch` is one of `s`, `ms`, `us`, `ns`, and says what integers in timestamp columns count; without it a
+timestamp is text in ISO 8601.
+"""
+
+ENVIRONMENT = {
+    "FEATURESTORE_TOKEN": (
+        "token",
+        "what clients send as `Authorization: Bearer …` for everything under `/v1`; unset, nobody is asked",
+    ),
+    "FEATURESTORE_MAX_BODY_BYTES": ("max_body_bytes", "the largest body of a request"),
+    "FEATURESTORE_MAX_ROWS": ("max_rows", "the most rows of one request"),
+}
+"""The service's variables: the field of Settings, and what it means."""
+
+
+def where(row: Mapping[str, Any]) -> str:
+    """Return `a = 7, b = 0` of a row."""
+    return ", ".join(f"{name} = {flow(value)}" for name, value in row.items())
+
+
+def expressions_page() -> str:
+    """Return the functions and operators of the expression language."""
+    rows = []
+    for item in expressions.reference():
+        shown = [
+            f"{code(example.text)} with {code(where(example.row))} is {code(flow(example.gives))}"
+            for example in item.examples
+        ]
+        rows.append((code(item.signature), item.doc, "; ".join(shown)))
+    intro = """\
+The language of `derive`, `filter`, `where:` and of a vector's `derive:`. What it means about nulls, rounding
+and overflow is [rule 15](../concepts.md#15-expressions). Literals are numbers, `'text'`, `true`, `false`,
+`null`, `date '2026-11-21'` and `timestamp '2026-11-21T10:00:00Z'`. Columns are written by their names, in
+double quotes where they need it. Where nothing else is said, null gives null."""
+    return page("Expressions", intro, table(("written", "gives", "examples"), rows))
+
+
+def steps_page() -> str:
+    """Return the steps with their parameters and examples."""
+    parts = [
+        "A step is a function of one row: [rule 16](../concepts.md#16-a-step-sees-one-row)."
+        " Steps run in order."
+    ]
+    for item in steps.reference():
+        parts.append(f"## {item.name}")
+        parts.append(item.doc)
+        if item.parameters:
+            parts.append("\n".join(_parameter(p.name, p.required, p.doc) for p in item.parameters))
+        for example in item.examples:
+            gives = "is left out" if example.gives is None else f"becomes {code(flow(example.gives))}"
+            parts.append(f"```yaml\n- {item.name}: {flow(example.parameters)}\n```")
+            parts.append(f"{code(flow(example.row))} {gives}.")
+    return page("Steps", *parts)
+
+
+def _parameter(name: str, required: bool, doc: str) -> str:
+    said = f": {doc}" if doc else ""
+    return f"- `{name}`{' (required)' if required else ''}{said}"
+
+
+def aggregations_page() -> str:
+    """Return the aggregation functions, each computed on the example values."""
+    rows = []
+    for function in FUNCTIONS.values():
+        k = EXAMPLE_K if function.needs_k else None
+        rows.append(
+            (
+                code(function.name) + (f" (`k: {k}`)" if k else ""),
+                function.doc,
+                function.takes,
+                code(str(result_type(function.name, INT64, k))),
+                code(flow(aggregated(function.name, EXAMPLE_VALUES, k))),
+                code(flow(aggregated(function.name, (), k))),
+            )
+        )
+    values = ", ".join(map(str, EXAMPLE_VALUES))
+    head = ("function", "gives", "takes", "type of an int64 column", f"of {values}", "of an empty window")
+    intro = """\
+Functions of an entity's rows in a window. What a window covers is [rule 5](../concepts.md#5-windows), what an
+empty one gives [rule 6](../concepts.md#6-empty-windows). The fields of an aggregation are in
+[specs](specs.md#aggregation).
+
+A feature is named `<column>_<function>_<window>`; rows alone `count_<window>`; by category
+`<value>_<function>_<window>`; `name:` stands in place of the column."""
+    return page("Aggregations", intro, table(head, rows))
+
+
+def aggregated(name: str, values: Sequence[int], k: int | None = None) -> Any:
+    """Return an aggregation function's value over integers, computed by its states."""
+    function = FUNCTIONS[name]
+    column, low, high = np.array(values, "<i8"), np.zeros(1, np.int64), np.array([len(values)])
+    parts = [state.reduce(column, low, high) for state in function.states(INT64, k)]
+    return plain_values(*function.finish(parts), result_type(name, INT64, k))[0]
+
+
+def specs_page() -> str:
+    """Return the fields of every declaration."""
+    models: list[type[BaseModel]] = [*DECLARATIONS, BatchHalf, StreamHalf, Aggregation, FeatureSelection]
+    intro = """\
+What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.
+Names are `[a-z_][a-z0-9_]*`; vectors may have dashes. Types are `int8` to `int64`, `uint8` to `uint64`,
+`float32`, `float64`, `bool`, `string`, `binary`, `date`, `timestamp`, `decimal(p, s)` and `list<type>`.
+Durations are written `90s`, `2h`, `1d12h`, `14d`. Instants have a zone.
+
+`deleted:` is part of the language, and `validate` refuses it: retractions are not applied yet."""
+    return page("Specs", intro, *_models(models), "## Options", OPTIONS)
+
+
+def settings_page() -> str:
+    """Return the fields of featurestore.yaml, and the environment."""
+    _check_environment()
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    rows = [("`FEATURESTORE_PROFILE`", "", "the profile, where `--profile` names none")]
+    rows += [(code(name), code(flow(defaults[f])), said) for name, (f, said) in ENVIRONMENT.items()]
+    intro = """\
+`featurestore.yaml` in the project's folder. Texts may hold `${VAR}` and `${VAR:-default}`. Relative paths
+begin at the folder."""
+    models: list[type[BaseModel]] = [ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig, Profile]
+    return page(
+        "Settings", intro, *_models(models), "## Environment", table(("variable", "default", "meaning"), rows)
+    )
+
+
+def _check_environment() -> None:
+    """Raise AssertionError unless the service reads exactly the variables that are documented."""
+    asked: list[str] = []
+
+    class Asked(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.append(key)
+            return default
+
+    Settings.read(Asked())
+    assert sorted(asked) == sorted(ENVIRONMENT), asked
+
+
+def _models(models: Sequence[type[BaseModel]]) -> Iterator[str]:
+    for model in models:
+        yield f"## {model.__name__}"
+        yield (model.__doc__ or "").strip()
+        schema = model.model_json_schema(mode="validation")
+        rows = []
+        for name, field in model.model_fields.items():
+            about = schema["properties"][field.alias or name]
+            default = "required" if field.is_required() else _default(field)
+            rows.append((code(field.alias or name), kind(about), default, field.description or ""))
+        yield table(("field", "takes", "default", "meaning"), rows)
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a field's default; nothing where it says nothing."""
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, Section):
+        value = value.settings()
+    return "" if value in (None, "", (), {}) else code(flow(value))

@@ -1,0 +1,86 @@
+"""Markdown for scripts/reference.py: pages, tables, values and types as text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+NOTE = "<!-- Written by scripts/reference.py from the code. Change the code, then run: make docs -->"
+
+
+def page(title: str, *parts: str) -> str:
+    """Return a page's text: the title, the note that it is generated, the parts."""
+    return "\n\n".join([f"# {title}", NOTE, *(part.strip("\n") for part in parts if part)]) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
+
+
+def flow(value: Any) -> str:
+    """Return a value as one line of YAML."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else repr(value)
+    if isinstance(value, int | float | Decimal):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_][\w/]*|\d+[smhdw]", text) and text.lower() not in ("true", "false", "null"):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def code(text: str) -> str:
+    """Return text as a code span; empty text stays empty."""
+    ticks = "``" if "`" in text else "`"
+    return f"{ticks}{text}{ticks}" if text else ""
+
+
+def kind(schema: Mapping[str, Any]) -> str:
+    """Return what a property takes, in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "const" in schema:
+        return code(flow(schema["const"]))
+    if "enum" in schema:
+        return ", ".join(code(flow(item)) for item in schema["enum"]) if len(schema["enum"]) < 6 else "a type"
+    if "oneOf" in schema and len(schema["oneOf"]) > 6:
+        return "a [step](steps.md)"
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            if any(len(branch.get("enum", ())) > 6 for branch in schema[union]):
+                return "a type"
+            options = dict.fromkeys(kind(branch) for branch in schema[union] if branch.get("type") != "null")
+            return " or ".join(options)
+    found = schema.get("type")
+    if found == "array":
+        items = schema.get("items") or {}
+        return f"a list, each {kind(items)}" if items else "a list"
+    if found == "object":
+        more = schema.get("additionalProperties")
+        return f"a mapping to {kind(more)}" if isinstance(more, Mapping) and more else "a mapping"
+    if "90s" in schema.get("examples", ()):
+        return "a duration"
+    return {"string": "text", "boolean": "true or false", "integer": "a whole number"}.get(
+        str(found), "a value"
+    )

@@ -1,0 +1,177 @@
+"""What the stream tests share: a project on disk, its topics read back, and the check against the oracle."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import oracle
+import shop
+from parity import check_cells, write_project
+from shop import Judge, Row
+
+from featurestore import FeatureStore, plans
+
+WAIT_SECONDS = 60.0
+
+
+def make_project(root: Path, online: Mapping[str, Any], stream: Mapping[str, Any] | None = None) -> Path:
+    """Write the shop's project; return its folder."""
+    config = {"project": "shop", "online": dict(online), "stream": dict(stream or {"kind": "log"})}
+    specs = shop.SPECS
+    if config["stream"]["kind"] == "log":
+        specs = specs.replace("{topic: payments}", "{topic: payments, options: {partitions: 3}}")
+    return write_project(root, specs, json.dumps(config))  # YAML is a superset of JSON
+
+
+def send(store: FeatureStore, source: str, rows: Sequence[Row]) -> None:
+    """Append rows to a source's topic."""
+    topic = store.environment.stream(store.catalog.source(source))
+    topic.append([(None, shop.message(source, row)) for row in rows])
+
+
+def sent(store: FeatureStore, source: str) -> list[Row]:
+    """Return all rows of a source's topic, with the times at which the broker took them."""
+    topic = store.environment.stream(store.catalog.source(source))
+    rows = []
+    for partition in topic.partitions():
+        reader = topic.reader(partition, None)
+        reached, end = 0, reader.end()
+        while reached < end:
+            batch = reader.poll(10_000, 1.0)
+            if batch is not None:
+                reached = batch.next_sequence
+                for record in batch.records:
+                    assert record.value is not None
+                    rows.append(shop.said(source, record.value) | {"__ingest_time": record.time})
+        reader.close()
+    return rows
+
+
+def lag(store: FeatureStore, *, offline: bool = True) -> int:
+    """Return how many records some shard online (or some table) lacks, summed over tables and partitions."""
+    from featurestore.online.writer import OnlineWriter
+
+    behind = 0
+    for plan in store.catalog.live_sets():
+        topic = store.environment.stream(store.catalog.source(plan.source.name))
+        for partition in topic.partitions():
+            reader = topic.reader(partition, None)
+            end = reader.end()
+            reader.close()
+            if plan.online:
+                store.catalog.forget()
+                writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))
+                behind += end - writer.lowest(partition)
+            if offline:
+                table = store.environment.rows_table(plan)
+                behind += end - table.position(table.snapshot(), partition)
+    return behind
+
+
+class Stream:
+    """A stream in a thread of its own, over a store of its own."""
+
+    def __init__(self, root: Path, engine: str, *, workers: int = 1) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+        self.error: BaseException | None = None
+        self._moved = Event()
+        self._stop = Event()
+        self._thread = Thread(target=self._run, args=(root, engine, workers))
+        self._thread.start()
+
+    def _run(self, root: Path, engine: str, workers: int) -> None:
+        try:
+            with FeatureStore(root) as store:
+                self.counts = store.stream(
+                    engine=engine, workers=workers, stop=self._stop, report=self._report
+                )
+        except BaseException as error:  # noqa: BLE001 - raised by `stop`
+            self.error = error
+        self._moved.set()
+
+    def _report(self, counts: dict[str, dict[str, int]]) -> None:
+        self.counts = counts
+        self._moved.set()
+
+    def records(self) -> int:
+        """Return how many records went through."""
+        return sum(found.get("records", 0) for found in self.counts.values())
+
+    def await_records(self, count: int) -> None:
+        """Return once that many records went through."""
+        while self.records() < count and self._thread.is_alive():
+            assert self._moved.wait(WAIT_SECONDS), f"{self.records()} of {count} records came through"
+            self._moved.clear()
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does, and raise what went wrong."""
+        self._stop.set()
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive(), "the stream does not stop"
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def streaming(root: Path, engine: str, **options: Any) -> Iterator[Stream]:
+    """Run a stream for the length of a block."""
+    running = Stream(root, engine, **options)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def check(store: FeatureStore, ingested: Sequence[Row] = (), *, seed: int = 0, sample: int = 12) -> int:
+    """Compare every set's offline rows, and the online state of every entity, with the oracle's.
+
+    `ingested` are payments that came by batch, `sample` how many instants are asked per entity. Returns
+    how many values were compared.
+    """
+    paid, visited = [*ingested, *sent(store, "payments")], sent(store, "visits")
+    judge = Judge(paid, visited)
+    for name in shop.SETS:
+        assert _offline(store, name) == _expected(judge.rows[name]), f"the rows of {name} are others"
+    rng = random.Random(seed)
+    edges = sorted({row["at"] + span for row in [*paid, *visited] for span in (0, shop.HOUR_US)})
+    reader = store.reader("profile")
+    compared = 0
+    for customer in [*shop.CUSTOMERS, "nobody", None]:
+        for favourite in shop.SHOPS if customer == shop.CUSTOMERS[0] else [rng.choice(shop.SHOPS)]:
+            times = [rng.choice(edges) + rng.choice([-1, 0, 0, 1, shop.HOUR_US]) for _ in range(sample)]
+            asked = {"customer": customer, "favourite": favourite, "bonus": 1}
+            result = reader.read([asked] * len(times), as_of=times)
+            names = [field.name for field in result.columns]
+            for t, values, error in zip(times, result.rows, result.errors, strict=True):
+                assert error is None, error
+                expected = judge.profile(customer, favourite, 1, t)
+                check_cells(expected, dict(zip(names, values, strict=True)), (customer, favourite, t))
+                compared += len(names)
+    return compared
+
+
+def _offline(store: FeatureStore, name: str) -> Counter[str]:
+    plan = store.catalog.feature_set(name)
+    table = store.environment.rows_table(plan)
+    snapshot = table.snapshot()
+    if snapshot is None:
+        return Counter()
+    found = oracle.rows_of(table.lazy(snapshot, schema=plan.columns).collect())
+    return _named(found, [field.name for field in plan.columns])
+
+
+def _expected(rows: Sequence[Row]) -> Counter[str]:
+    names = [field.name for field in shop.SETS[rows[0]["__set"]].columns] if rows else []
+    return _named(rows, names)
+
+
+def _named(rows: Sequence[Row], names: Sequence[str]) -> Counter[str]:
+    times = (plans.EVENT_TIME, plans.INGEST_TIME, plans.ROW_HASH)
+    return Counter(repr([row[name] for name in (*names, *times)]) for row in rows)
