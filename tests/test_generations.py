@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from payments_project import SPECS, START, open_project, payment, payments
 
@@ -87,6 +88,35 @@ def test_a_version_that_nothing_keeps_current_is_refused(tmp_path):
         store.materialize("spend")
         with pytest.raises(OperatorError, match="no longer kept current"):
             store.vector(old).get_online([{"customer": 1}], as_of=AT)
+
+
+def test_a_tag_on_a_version_that_was_not_kept_current_serves_once_it_is_filled(tmp_path):
+    with open_project(tmp_path, a=payments(50)) as store:
+        store.ingest("spend")
+        old = store.vector("risk").name
+        edit(tmp_path, "windows: [1h, 1d]", "windows: [1h, 3h, 1d]")
+        store.apply()
+        store.ingest("spend", pl.DataFrame([payment(900, 1, 1379.0, amount=500.0)]))
+        store.tag("FeatureVector", old, "prod")
+        with pytest.raises(OperatorError, match="no online values"):
+            store.vector("risk@prod").get_online([{"customer": 1}], as_of=AT)
+        store.materialize("spend")
+        found = store.vector("risk@prod").get_online([{"customer": 1}], as_of=AT)
+        assert found.to_dicts()[0]["amount_max_1d"] == 500.0
+
+
+def test_a_column_added_to_a_source_leaves_its_stream_running(tmp_path):
+    with open_project(tmp_path) as store:
+        store.push("payments", [payment(1)])
+        store.drain()
+        edit(tmp_path, "shop: string}", "shop: string, note: string}")
+        store.apply()
+        store.push("payments", [payment(2, 1, 1.0) | {"note": "x"}])
+        store.drain()
+        store.materialize("spend")
+        found = store.vector("risk").get_online([{"customer": 1}], as_of=AT)
+        assert found.to_dicts()[0]["amount_count_1d"] == 2
+        assert store.verify(sample=50).is_equal
 
 
 def test_changed_steps_serve_nothing_until_the_new_table_is_filled(tmp_path):

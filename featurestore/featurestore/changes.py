@@ -101,8 +101,7 @@ def apply(environment: Environment, compiled: CompiledProject, planned: Changes,
         environment.project, planned.versions, removed=removed, saw=planned.saw, author=author
     )
     for plan in compiled.sets.values():
-        has_rows = any(table.startswith(f"{plan.name}-") for table in environment.offline.tables())
-        if plan.online and not has_rows and not _is_served(environment, plan):
+        if plan.online and not _had_rows(environment, plan) and not _is_served(environment, plan):
             generation = environment.registry.create_generation(
                 environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {}
             )
@@ -148,7 +147,7 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
     if plan.online and not _is_served(environment, plan):
         effects.append(
             f"online generation: new; fill it with featurestore materialize {plan.name}"
-            if has_rows
+            if _had_rows(environment, plan)
             else "online generation: new, empty"
         )
     return tuple(effects)
@@ -156,6 +155,11 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
 
 def _has_rows(environment: Environment, plan: SetPlan) -> bool:
     return environment.rows_table(plan).snapshot() is not None
+
+
+def _had_rows(environment: Environment, plan: SetPlan) -> bool:
+    """Tell whether any version of the set has rows."""
+    return any(table.startswith(f"{plan.name}-") for table in environment.offline.tables())
 
 
 def _is_served(environment: Environment, plan: SetPlan) -> bool:

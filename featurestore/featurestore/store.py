@@ -365,9 +365,20 @@ class FeatureStore:
         return gauges(self)
 
     def tag(self, kind: str, reference: str, tag: str) -> str:
-        """Point a tag at a version; return the version's fingerprint."""
-        version = self.environment.registry.tag(self.environment.project, kind, reference, tag)
+        """Point a tag at a version; return the version's fingerprint.
+
+        What the version reads is kept current from now on; where it was not, `materialize` comes first.
+        """
+        registry, project = self.environment.registry, self.environment.project
+        live = {(plan.name, plan.state_fingerprint) for plan in self.catalog.live_sets()}
+        version = registry.tag(project, kind, reference, tag)
+        for plan in self.catalog.live_sets():
+            key = (plan.name, plan.state_fingerprint)
+            stale = registry.serving_generation(project, *key, self.environment.online_identity)
+            if key not in live and stale is not None:
+                registry.retire(stale.id)  # nothing kept it current; materialize fills another
         self._readers.clear()
+        self.catalog.forget()
         return version.fingerprint
 
 

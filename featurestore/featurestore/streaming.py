@@ -115,7 +115,7 @@ class _Jobs:
         return self._engine.job(
             plan,
             targets,
-            environment.offline.table(tables.landing_table(self._source)),
+            environment.offline.table(tables.landing_table(plan)),
             environment.offline.table(tables.DEAD_LETTERS),
         )
 

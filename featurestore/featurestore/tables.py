@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
-from featurestore.plans import SetPlan
+from featurestore.plans import SetPlan, SourcePlan
 
 DEAD_LETTERS = "dead_letters"
 BATCH = "batch"
@@ -18,9 +19,10 @@ def rows_table(plan: SetPlan) -> str:
     return f"{plan.name}-{plan.rows_fingerprint}"
 
 
-def landing_table(source: str) -> str:
-    """Return the name of a stream source's landing table."""
-    return f"landing-{source}"
+def landing_table(source: SourcePlan) -> str:
+    """Return the name of a stream source's landing table: another schema has another one."""
+    schema = ",".join(f"{column.name} {column.type}" for column in source.schema)
+    return f"landing-{source.name}-{hashlib.sha256(schema.encode()).hexdigest()[:12]}"
 
 
 def input_position(digest: str) -> str:

@@ -122,11 +122,18 @@ def materialize(store: FeatureStore, name: str, progress: Progress | None) -> li
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
     for plan in plans:
         table = store.environment.rows_table(plan)
-        if plan.source.batch is not None and not table.position(table.snapshot(), tables.BATCH):
+        if not table.position(table.snapshot(), tables.BATCH) and _had_batch_rows(store, plan):
             _ingest_one(store, engine, plan, table, None, None, progress)  # a new version's table
     return [
         _new_generation(store, engine, plan, store.environment.rows_table(plan), progress) for plan in plans
     ]
+
+
+def _had_batch_rows(store: FeatureStore, plan: SetPlan) -> bool:
+    """Tell whether another version of the set was ingested from the declared source."""
+    offline = store.environment.offline
+    versions = [offline.table(t) for t in offline.tables() if t.startswith(f"{plan.name}-")]
+    return plan.source.batch is not None and any(t.position(t.snapshot(), tables.BATCH) for t in versions)
 
 
 def _new_generation(

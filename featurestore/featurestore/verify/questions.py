@@ -144,7 +144,7 @@ class Questions:
         return pl.concat(frames, how="diagonal_relaxed") if frames else None
 
     def _from_landing(self, base: SetPlan) -> pl.DataFrame | None:
-        landing = self._environment.offline.table(tables.landing_table(base.source.name))
+        landing = self._environment.offline.table(tables.landing_table(base.source))
         snapshot = landing.snapshot()
         if snapshot is None:
             return None
