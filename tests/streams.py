@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,9 +107,11 @@ class Stream:
 
     def await_records(self, count: int) -> None:
         """Return once that many records went through."""
+        deadline = time.monotonic() + WAIT_SECONDS
         while self.records() < count and self._thread.is_alive():
-            assert self._moved.wait(WAIT_SECONDS), f"{self.records()} of {count} records came through"
+            self._moved.wait(1.0)
             self._moved.clear()
+            assert time.monotonic() < deadline, f"{self.records()} of {count} records came through"
 
     def stop(self) -> None:
         """Stop as SIGTERM does, and raise what went wrong."""

@@ -6,13 +6,13 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import shop
-from brokers import KafkaBroker, kafka_broker  # noqa: F401
+from brokers import KafkaBroker, start_mock_broker
 from streams import check, lag, make_project, send, sent, streaming
 
 from featurestore import FeatureStore
@@ -196,17 +196,25 @@ def test_a_redis_that_lost_its_last_writes_is_repaired(
     server.kill()
 
 
+@pytest.fixture
+def broker() -> Iterator[KafkaBroker]:
+    """A broker inside librdkafka."""
+    made = start_mock_broker()
+    yield made
+    made.stop()
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_stream_from_kafka(
     engine: str,
     tmp_path: Path,
-    kafka_broker: KafkaBroker,  # noqa: F811 - the fixture
+    broker: KafkaBroker,
     small_steps: None,
 ) -> None:
     paid, visited = shop.make_log(8, 200)
-    names = {name: kafka_broker.create_topic() for name in ("payments", "visits")}
-    root = make_project(tmp_path, {"kind": "sqlite"}, kafka_broker.config)
+    names = {name: broker.create_topic() for name in ("payments", "visits")}
+    root = make_project(tmp_path, {"kind": "sqlite"}, broker.config)
     specs = (root / "specs.yaml").read_text()
     for name, topic in names.items():
         specs = specs.replace(f"topic: {name}", f"topic: {topic}")
@@ -225,7 +233,7 @@ def test_a_stream_from_kafka(
         assert len(sent(store, "payments")) == len(paid) + 30
         check(store)
     for topic in names.values():
-        kafka_broker.assert_complete(topic)
+        broker.assert_complete(topic)
 
 
 def main(root: str, engine: str) -> None:
