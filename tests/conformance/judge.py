@@ -6,10 +6,12 @@ count at an instant, and what comes of them, is the oracle's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import oracle
+from oracle import Cell
 
 from featurestore import instants
 from featurestore.expressions import RowRejected
@@ -20,6 +22,8 @@ from featurestore.rows.identity import row_hash
 from featurestore.steps.rows import compile_rows
 
 Row = dict[str, Any]
+_closure = functools.lru_cache(256)(to_closure)
+_steps = functools.lru_cache(16)(compile_rows)
 
 
 class Judge:
@@ -32,14 +36,18 @@ class Judge:
 
     def vector(self, asked: Row, t: int, *, as_known: bool) -> Row:
         """Return the vector of a request's row, or of a typed base row, at `t`."""
+        return {name: cell.value for name, cell in self.cells(asked, t, as_known=as_known).items()}
+
+    def cells(self, asked: Row, t: int, *, as_known: bool) -> dict[str, Cell]:
+        """Return the vector's values, with what may deviate where nothing was derived from it."""
         plan = self._plan
-        slots: Row = {f.name: asked[f.name] for f in plan.inputs}
+        slots = {f.name: Cell(asked[f.name]) for f in plan.inputs}
         base = None
         keys = asked
         if plan.base is not None:
             found = _facts(plan.base, [asked], belongs=False)
             if not found:
-                return {f.name: None for f in plan.outputs}
+                return {f.name: Cell(None) for f in plan.outputs}
             base = found[0]
             keys = asked | {key.request_column: base[key.column] for key in plan.base.keys}
         for lookup in plan.lookups:
@@ -49,29 +57,31 @@ class Judge:
             for selected in lookup.features:
                 slots[selected.output] = cells[selected.feature]
         for derived in plan.derived:
-            closure = to_closure(derived.expression)
+            closure = _closure(derived.expression)
             try:
-                slots[derived.name] = closure({column: slots[slot] for column, slot in derived.columns})
+                value = closure({column: slots[slot].value for column, slot in derived.columns})
             except RowRejected:
-                slots[derived.name] = None
+                value = None
+            slots[derived.name] = Cell(value)
         constants = dict(plan.impute)
         result = {
-            f.name: constants.get(f.name) if slots[f.name] is None else slots[f.name] for f in plan.outputs
+            f.name: Cell(constants.get(f.name)) if slots[f.name].value is None else slots[f.name]
+            for f in plan.outputs
         }
         if plan.label is not None:
-            result[plan.label.output] = self._label(keys, base, t, as_known)
+            result[plan.label.output] = Cell(self._label(keys, base, t, as_known))
         return result
 
-    def _cells(self, plan: SetPlan, key: Any, t: int, as_known: bool, base: Row | None) -> Row:
+    def _cells(self, plan: SetPlan, key: Any, t: int, as_known: bool, base: Row | None) -> dict[str, Cell]:
         if key is not None and base is not None:
             base = base | {"__key": key}
         rows = self._rows(plan)
-        options: dict[str, Any] = {"as_known": as_known, "predicate": to_closure, "base": base}
+        options: dict[str, Any] = {"as_known": as_known, "predicate": _closure, "base": base}
         if key is None:
             rows, options["base"] = [], None
-        cells = {n: c.value for n, c in oracle.expected_cells(plan, rows, key, t, **options).items()}
+        cells = oracle.expected_cells(plan, rows, key, t, **options)
         if base is not None:
-            cells |= {f.name: base[f.name] for f in plan.plain}
+            cells |= {f.name: Cell(base[f.name]) for f in plan.plain}
         return cells
 
     def _label(self, keys: Row, base: Row | None, t: int, as_known: bool) -> Any:
@@ -82,7 +92,7 @@ class Judge:
             same = [row for row in self._rows(label.set) if oracle.same_id(base | {"__key": key}, row)]
             kept = oracle.identified(same, on_duplicate=label.set.source.on_duplicate)
             return kept[0][label.feature] if kept else None
-        return self._cells(label.set, key, t, False, None)[label.feature]
+        return self._cells(label.set, key, t, False, None)[label.feature].value
 
     def _rows(self, plan: SetPlan) -> list[Row]:
         if plan.name not in self._facts:
@@ -100,7 +110,7 @@ def _key(plan: SetPlan, values: Sequence[Any]) -> Any:
 def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[Row]:
     """Return a set's rows of a log as the oracle reads them; without `belongs`, also those of no entity."""
     source = plan.source
-    steps: Callable[[Row], Row | None] = compile_rows(plan.steps)
+    steps: Callable[[Row], Row | None] = _steps(plan.steps)
     made = []
     for row in log:
         try:
@@ -123,6 +133,6 @@ def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[R
         if source.order_by:
             fact["__order"] = row[source.order_by]
         if source.deleted is not None:
-            fact["__deleted"] = to_closure(source.deleted)(row) is True
+            fact["__deleted"] = _closure(source.deleted)(row) is True
         made.append(fact)
     return [row for row in made if row["__key"] is not None or not belongs]
