@@ -184,7 +184,7 @@ class _Check:
         now = [judges[n].cells(row, row["at"], as_known=False) for n, row in asked]
         filtered = [name for name, answer in enumerate(served) if answer is not None and "error" in answer]
         for number in filtered:
-            served[number] = {name: None for name in now[number]}
+            served[number] = dict.fromkeys(now[number])
         self._compare("online base", numbers, questions, now, served)
         rows = frame(self._plan.source, [row for _, row in asked])
         for as_known in (False, True):

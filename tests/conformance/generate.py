@@ -93,7 +93,7 @@ def _culprit(block: Block, kind: type[Exception]) -> int:
 
 
 def smaller(block: Block, case: int) -> tuple[Block, list[Difference]]:
-    """Return a block that still differs in this case, with as few rows, questions and features as it takes."""
+    """Return a block that still differs in this case, as small as it gets."""
     best = block.only(case)
     found = checked(best)[0]
     if not found:
