@@ -126,6 +126,8 @@ def _documents(
     columns: Sequence[str], source: Mapping[str, Any], feature_set: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     schema = {"id": "string", "customer": "string", "at": "timestamp", "seen": "timestamp", "rank": "int64"}
+    if "deleted" in source:
+        schema["gone"] = "bool"
     made: list[dict[str, Any]] = [
         {"kind": "Entity", "name": "customer"},
         {
@@ -155,6 +157,8 @@ def feature_set(rng: Random) -> list[dict[str, Any]]:
             source["on_duplicate"] = "replace"
     if order:
         source["order_by"] = "rank"
+    if rng.random() < 0.25:
+        source["deleted"] = "gone"
     made: dict[str, Any] = {"history": "all" if rng.random() < 0.8 else rng.choice(["0s", "90s", "1h"])}
     if rng.random() < 0.3:
         made["ttl"] = rng.choice(sorted(WINDOWS))
@@ -223,6 +227,7 @@ def log(rng: Random, columns: Sequence[str], spans: Sequence[int], key: str, *, 
             "at": at,
             "seen": at + _delay(rng, spans),
             "rank": rng.choice((None, 0, 1)),
+            "gone": rng.random() < 0.2,
         }
         if again and ids and rng.random() < 0.7:
             row["id"] = again["id"]
@@ -240,6 +245,7 @@ def log(rng: Random, columns: Sequence[str], spans: Sequence[int], key: str, *, 
     bases = []
     for row in rng.sample(rows, min(len(rows), 2)):
         base = row if rng.random() < 0.5 else row | {"id": "new", "rank": rng.choice((None, 0, 1))}
+        base = base | {"gone": False}  # a deleted row is no base row
         bases.append(
             base | {name: rng.choice(mood[name]) for name in columns} if rng.random() < 0.3 else base
         )

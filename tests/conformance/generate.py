@@ -56,8 +56,10 @@ class Run:
         )
 
 
-def run(seed: int, first: int, cases: int, tell: Callable[[Run], None]) -> tuple[Run, Block | None, int]:
-    """Compare cases; return the counts and, where one differs, its block and its number in it."""
+def run(
+    seed: int, first: int, cases: int, tell: Callable[[Run], None]
+) -> tuple[Run, Block | None, list[Difference]]:
+    """Compare cases; return the counts and, where some differ, their block and what differs."""
     done, start = Run(seed), time.monotonic()
     try:
         for number in range(first // CASES, -(-(first + cases) // CASES)):
@@ -66,11 +68,11 @@ def run(seed: int, first: int, cases: int, tell: Callable[[Run], None]) -> tuple
             done.add(block, values)
             done.seconds = time.monotonic() - start
             if differences:
-                return done, block, differences[0].case
+                return done, block, differences
             tell(done)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-    return done, None, -1
+    return done, None, []
 
 
 def checked(block: Block) -> tuple[list[Difference], int]:
@@ -92,12 +94,14 @@ def _culprit(block: Block, kind: type[Exception]) -> int:
     return 0
 
 
-def smaller(block: Block, case: int) -> tuple[Block, list[Difference]]:
-    """Return a block that still differs in this case, as small as it gets."""
-    best = block.only(case)
-    found = checked(best)[0]
-    if not found:
-        return block, checked(block)[0]
+def smaller(block: Block, differences: list[Difference]) -> tuple[Block, list[Difference], int]:
+    """Return a block that still differs, as small as it gets, what differs in it, and the case."""
+    best, found, case = block, differences, differences[0].case
+    for candidate in dict.fromkeys(difference.case for difference in differences):
+        alone = checked(block.only(candidate))[0]
+        if alone:  # and not only in the company of others
+            best, found, case = block.only(candidate), alone, candidate
+            break
     shrunk = True
     while shrunk:
         shrunk = False
@@ -106,7 +110,7 @@ def smaller(block: Block, case: int) -> tuple[Block, list[Difference]]:
             if differences and (differences[0].reading == "raised") == (found[0].reading == "raised"):
                 best, found, shrunk = candidate, differences, True
                 break
-    return best, found
+    return best, found, found[0].case
 
 
 def _less(block: Block, case: int) -> Iterator[Block]:
@@ -122,6 +126,11 @@ def _less(block: Block, case: int) -> Iterator[Block]:
         ]
         return replace(block, documents=documents)
 
+    others = [n for n, c in enumerate(block.cases) if n != case and c != Case((), (), ())]
+    for left_out in (others[: len(others) // 2], others[len(others) // 2 :], *([n] for n in others)):
+        if left_out:
+            kept = (Case((), (), ()) if n in left_out else c for n, c in enumerate(block.cases))
+            yield replace(block, cases=tuple(kept))
     given = block.cases[case]
     made = next(d for d in block.documents if d["kind"] == "FeatureSet")
     for name in ("asked", "bases", "rows"):
@@ -144,6 +153,10 @@ def _less(block: Block, case: int) -> Iterator[Block]:
             if part in aggregation:
                 less = {key: value for key, value in aggregation.items() if key != part}
                 yield with_set(aggregations=[*several[:number], less, *several[number + 1 :]])
+    source = next(d for d in block.documents if d["kind"] == "Source")
+    if "deleted" in source:
+        less = {key: value for key, value in source.items() if key != "deleted"}
+        yield replace(block, documents=[less if d is source else d for d in block.documents])
     for part in ("ttl", "closed"):
         if part in made:
             yield with_set(**{part: None})
@@ -157,8 +170,9 @@ def describe(block: Block, differences: list[Difference], seed: int, case: int) 
     """Return a counterexample as text: the declarations, the rows, and what differs."""
     lines = [f"case {case} of seed {seed} (leaves of {block.leaf_rows} rows):"]
     lines += [f"  {document}" for document in block.documents if document["kind"] in ("Source", "FeatureSet")]
-    for given in block.cases:
-        lines += [f"  row {row}" for row in given.rows]
+    lines += [f"  row {row}" for row in block.cases[case % CASES].rows]
+    others = [row for n, given in enumerate(block.cases) if n != case % CASES for row in given.rows]
+    lines += [f"  beside it {row}" for row in others[:10]]
     lines += [f"  {difference}" for difference in differences[:5]]
     again = f"python tests/conformance/generate.py --seed {seed} --case {case}"
     return "\n".join([*lines, f"again: {again}"])
@@ -213,10 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
             told[0] = time.monotonic()
             print(done, file=sys.stderr, flush=True)
 
-    done, block_, number = run(given.seed, given.first, given.cases, tell)
+    done, block_, differences = run(given.seed, given.first, given.cases, tell)
     print(done)
     if block_ is not None:
-        least, differences = smaller(block_, number)
+        least, differences, number = smaller(block_, differences)
         case = given.first // CASES * CASES + done.cases - len(block_.cases) + number
         print(describe(least, differences, given.seed, case))
     if given.report is not None:

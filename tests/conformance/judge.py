@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import oracle
@@ -19,6 +20,7 @@ from featurestore.expressions.to_closure import to_closure
 from featurestore.keys import cast_key
 from featurestore.plans import SetPlan, VectorPlan
 from featurestore.rows.identity import row_hash
+from featurestore.steps.plan import Filter
 from featurestore.steps.rows import compile_rows
 
 Row = dict[str, Any]
@@ -111,10 +113,14 @@ def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[R
     """Return a set's rows of a log as the oracle reads them; without `belongs`, also those of no entity."""
     source = plan.source
     steps: Callable[[Row], Row | None] = _steps(plan.steps)
+    unfiltered = _steps(
+        replace(plan.steps, ops=tuple(o for o in plan.steps.ops if not isinstance(o, Filter)))
+    )
     made = []
     for row in log:
+        deleted = source.deleted is not None and _closure(source.deleted)(row) is True
         try:
-            after = steps(dict(row))
+            after = (unfiltered if deleted else steps)(dict(row))  # no filter holds a deletion back
         except RowRejected:
             continue
         if after is None:
@@ -133,6 +139,6 @@ def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[R
         if source.order_by:
             fact["__order"] = row[source.order_by]
         if source.deleted is not None:
-            fact["__deleted"] = _closure(source.deleted)(row) is True
+            fact["__deleted"] = deleted
         made.append(fact)
     return [row for row in made if row["__key"] is not None or not belongs]
