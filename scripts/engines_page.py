@@ -36,9 +36,9 @@ def text(gaps: Iterable[Gap] = GAPS) -> str:
         f" is asked in {len(READINGS)} ways: the present vector, a vector as of an instant, the training set,"
         " and the training set of what was known at the time.",
         "",
-        f"There are {len(known)} cases and {len(MODES)} modes. `make test` takes each case through the oracle,"
-        " batch and two more modes in turn; `make conformance` takes all through all. How values are compared,"
-        " and the generated cases beside these, is in [Parity](parity.md).",
+        f"There are {len(known)} cases and {len(MODES)} modes. `make test` takes each case through the"
+        + " oracle, batch and two more modes in turn; `make conformance` takes all through all. How values are"
+        + " compared, and the generated cases beside these, is in [Parity](parity.md).",
         "",
         "## What an engine cannot do",
         "",

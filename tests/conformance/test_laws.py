@@ -181,7 +181,7 @@ def near(
         for name, first, second in zip(names, a, b, strict=True):
             if oracle.same(first, second):
                 continue
-            assert isinstance(first, float) and isinstance(second, float), (name, first, second)
+            assert {type(first), type(second)} == {float}, (name, first, second)
             linear = any(word in name for word in ("_sum_", "_avg_", "_decay_"))
             allowed = 2e-15 * magnitude if linear else 2e-9 * max(abs(first), magnitude**2)
             assert abs(first - second) <= allowed, (name, first, second)
