@@ -14,6 +14,7 @@ from featurestore import instants, plans
 from featurestore.contracts import OfflineTable
 from featurestore.errors import RequestError, did_you_mean
 from featurestore.expressions.to_polars import rejects, to_polars
+from featurestore.expressions.vectors import column
 from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorPlan
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.door import admit
@@ -315,8 +316,7 @@ def _derive(derived: DerivedValue, values: pl.DataFrame) -> pl.Series:
 
 def _imputed(plan: VectorPlan, name: str, constant: Any) -> pl.Expr:
     kind = next(f.type for f in plan.outputs if f.name == name)
-    literal = pl.lit(constant, pl.Int32) if kind.name == "date" else pl.lit(constant)
-    return pl.col(name).cast(kind.polars()).fill_null(literal.cast(kind.polars()))
+    return pl.col(name).cast(kind.polars()).fill_null(pl.lit(column([constant], kind)).first())
 
 
 def _require(plan: VectorPlan, rows: pl.DataFrame, needed: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ def _is_ordered(kind: DataType) -> bool:
 STATISTICS: dict[str, Callable[[DataType], bool]] = {
     "mean": _is_number,
     "median": _is_number,
-    "mode": lambda kind: kind.name != "list",
+    "mode": lambda kind: kind.item is None,
     "min": _is_ordered,
     "max": _is_ordered,
 }
@@ -158,4 +158,7 @@ def _converted(value: Any, kind: DataType) -> Any:
     if kind.name == "list" and kind.item is not None and isinstance(value, (list, tuple)):
         items = [_converted(item, kind.item) for item in value]
         return None if None in items else items
+    if kind.name == "vector" and kind.item is not None and isinstance(value, (list, tuple)):
+        items = [_converted(item, kind.item) for item in value]
+        return None if None in items or len(items) != kind.size else items
     return None

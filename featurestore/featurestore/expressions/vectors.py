@@ -15,15 +15,22 @@ from featurestore.types import DataType
 
 
 def physical(series: pl.Series) -> pl.Series:
-    """Return the column as row values have it: timestamps in microseconds, dates in days."""
-    return series.to_physical() if series.dtype in (pl.Datetime, pl.Date) else series
+    """Return the column as row values have it: timestamps in microseconds, dates in days, in lists too."""
+    leaf: Any = series.dtype
+    while isinstance(leaf, pl.List):
+        leaf = leaf.inner
+    return series.to_physical() if leaf in (pl.Datetime, pl.Date) else series
 
 
 def column(values: list[Any], kind: DataType) -> pl.Series:
     """Return row values as a column of a type."""
-    if kind.name in ("timestamp", "date"):
-        return pl.Series(values, dtype=pl.Int64).cast(kind.polars())
-    return pl.Series(values, dtype=kind.polars())
+    return pl.Series(values, dtype=_physical_type(kind)).cast(kind.polars())
+
+
+def _physical_type(kind: DataType) -> Any:
+    if kind.name == "list" and kind.item is not None:
+        return pl.List(_physical_type(kind.item))
+    return pl.Int64 if kind.name in ("timestamp", "date") else kind.polars()
 
 
 def values(function: Callable[..., Any], kind: DataType, *arguments: pl.Expr) -> pl.Expr:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from featurestore.errors import RequestError
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
+from featurestore.rows.vectors import why_not
 from featurestore.types import DataType, Field
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -159,6 +160,16 @@ def _list(value: Any, kind: DataType, zone: str | None) -> list[Any]:
     return [row_value(item, kind.item, zone) for item in value]
 
 
+def _vector(value: Any, kind: DataType, _: str | None) -> list[float]:
+    if hasattr(value, "tolist"):  # a numpy array
+        value = value.tolist()
+    if not isinstance(value, list | tuple) or kind.item is None:
+        raise _refuse(value, kind)
+    if len(value) != kind.size or None in value:
+        raise ValueError(f"{value!r:.80} is no {kind}: {why_not(value, kind)}")
+    return [_real(item, kind.item, None) for item in value]
+
+
 _CASTS = {
     "string": _text,
     "bool": _truth,
@@ -167,4 +178,5 @@ _CASTS = {
     "date": _date,
     "timestamp": _timestamp,
     "list": _list,
+    "vector": _vector,
 }

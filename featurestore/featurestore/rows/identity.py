@@ -16,7 +16,8 @@ The **row hash** starts as SEED and takes the columns in the order of their name
 - decimals: the unscaled value in 128-bit two's complement, `mix(mix(SEED ^ low) ^ high)`;
 - text (UTF-8) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes each eight, little-endian, the
   last padded with zeros, change it to `mix(word ^ eight)`; longer values do so once, with their xxh3-64;
-- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item.
+- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item;
+- vectors: as binary of their items' bits as float64 (see floats), eight little-endian bytes each.
 
 The **event id** is the xxh3-64 of the id columns' canonical bytes (`featurestore.keys.encode_key`), signed.
 The **order rank** keeps the order of the source's `order_by` column in an int64; null comes first.
@@ -87,6 +88,8 @@ def word(value: Any, kind: DataType) -> int:
     if kind.name == "list":
         assert kind.item is not None
         return fold(mix(SEED ^ len(value)), value, [kind.item] * len(value))
+    if kind.name == "vector":
+        return _bytes_word(b"".join(_WORD.pack(double_bits(item)) for item in value))
     return int(value) & _MASK
 
 
@@ -135,7 +138,9 @@ def check_id(source: str, column: str, kind: DataType) -> None:
 
 def check_order(source: str, column: str, kind: DataType) -> None:
     """Raise SpecError where the order of a type does not fit into 64 bits."""
-    if kind.name in ("string", "binary", "list") or (kind.name == "decimal" and kind.precision > 18):
+    if kind.name in ("string", "binary", "list", "vector") or (
+        kind.name == "decimal" and kind.precision > 18
+    ):
         raise SpecError(
             f"order_by: '{column}' is {kind}, whose order does not fit into 64 bits.",
             where=f"source '{source}'",

@@ -24,6 +24,7 @@ from featurestore.errors import SpecError
 from featurestore.instants import format_instant
 from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
 from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
+from featurestore.rows.vectors import why_not
 from featurestore.types import DataType, Field
 
 _KINDS = {
@@ -158,7 +159,10 @@ class _Decoder:
             if code:
                 shown = f"{found!r:.80}"
                 said = f"{field.name}: {shown} is {_KINDS.get(type(found), 'null')}, not {field.type}"
-                return None, code, said if code == "bad_type" else f"{field.name}: {shown} is no {field.type}"
+                if code != "bad_type":
+                    said = f"{field.name}: {shown} is no {field.type}"
+                    said += f": {why_not(found or (), field.type)}" if field.type.name == "vector" else ""
+                return None, code, said
             values.append(fitted)
         return self.struct(*values), "", ""
 
@@ -187,6 +191,8 @@ def _json_type(kind: DataType, epoch: str | None) -> Any:
     if kind.name == "list":
         assert kind.item is not None
         return list[_json_type(kind.item, epoch) | None]  # type: ignore[misc]
+    if kind.name == "vector":
+        return Annotated[list[float], msgspec.Meta(min_length=kind.size, max_length=kind.size)]
     plain: dict[str, Any] = {"float32": float, "float64": float, "bool": bool, "binary": bytes}
     plain["decimal"] = Decimal
     return plain.get(kind.name, str)
@@ -214,6 +220,7 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
         return msgspec.convert(value, _json_type(kind, epoch), strict=not (number and kind.is_number)), ""
     except msgspec.ValidationError:
         same = isinstance(value, str) and kind.name in ("binary", "decimal", "timestamp", "date")
+        same = same or (isinstance(value, list) and kind.name == "vector")
         return None, "bad_value" if same else "bad_type"
 
 
@@ -244,6 +251,8 @@ def _carrier(kind: DataType) -> Any:
     if kind.name == "list":
         assert kind.item is not None
         return pl.List(_carrier(kind.item))
+    if kind.name == "vector":
+        return pl.List(pl.Float64)
     if kind.name == "float32":
         return pl.Float64
     return pl.String if kind.name in ("date", "timestamp", "decimal") else kind.polars()

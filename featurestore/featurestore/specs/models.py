@@ -94,6 +94,7 @@ TypeName = Annotated[
                 },
                 {"pattern": r"^decimal\(\d+, ?\d+\)$"},
                 {"pattern": r"^list<.+>$"},
+                {"pattern": r"^vector<float(32|64), ?[0-9]+>$"},
             ]
         }
     ),
