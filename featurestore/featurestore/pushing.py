@@ -62,12 +62,19 @@ def _payload(event: Any) -> bytes:
         return event
     if isinstance(event, dict):
         for name, value in event.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise Refused("malformed", f"{name}: JSON has no {value}; send null")
+            if (unsayable := _not_finite(value)) is not None:
+                raise Refused("malformed", f"{name}: JSON has no {unsayable}; send null")
     try:
         return _encode(event)
     except (TypeError, ValueError) as error:
         raise Refused("malformed", f"no JSON: {error}") from None
+
+
+def _not_finite(value: Any) -> float | None:
+    """Return a NaN or an infinity that a value is or holds; None where there is none."""
+    if isinstance(value, list | tuple):
+        return next((found for item in value if (found := _not_finite(item)) is not None), None)
+    return value if isinstance(value, float) and not math.isfinite(value) else None
 
 
 class Refused(RequestError):
@@ -90,10 +97,12 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
         raise Refused("malformed", "not a JSON object")
     epoch = ((plan.stream or {}).get("options") or {}).get("epoch")
     if epoch is not None:
-        scale = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": 0.001}[epoch]
+        many, few = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}[epoch]
         for f in plan.schema:
             if f.type.name == "timestamp" and isinstance(event.get(f.name), int):
-                event[f.name] = instants.to_datetime(int(event[f.name] * scale))
+                instant = event[f.name] * many // few
+                if instants.ALWAYS <= instant <= instants.LAST:  # else it is refused as a number
+                    event[f.name] = instants.to_datetime(instant)
     try:
         row = cast_row(event, plan.schema, plan.timezone)
     except RequestError as error:

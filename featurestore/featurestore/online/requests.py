@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from featurestore.errors import RequestError
+from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
 from featurestore.rows.vectors import why_not
 from featurestore.types import DataType, Field
@@ -113,10 +114,10 @@ def _decimal(value: Any, kind: DataType, _: str | None) -> Decimal:
         raise _refuse(value, kind)
     try:
         exact = Decimal(str(value))
-        scaled = exact.quantize(Decimal(1).scaleb(-kind.scale))
-    except InvalidOperation:
+        scaled = to_decimal(exact, kind.precision, kind.scale)
+    except (InvalidOperation, Overflow):
         raise _refuse(value, kind) from None
-    if scaled != exact or len(scaled.as_tuple().digits) > kind.precision:
+    if scaled != exact:
         raise _refuse(value, kind)
     return scaled
 
