@@ -33,6 +33,8 @@ def row_value(value: Any, kind: DataType, zone: str | None = None) -> Any:
     """
     if value is None:
         return None
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
     cast = _CASTS.get(kind.name) or (_whole if kind.is_integer else _real)
     return cast(value, kind, zone)
 
@@ -162,8 +164,6 @@ def _list(value: Any, kind: DataType, zone: str | None) -> list[Any]:
 
 
 def _vector(value: Any, kind: DataType, _: str | None) -> list[float]:
-    if hasattr(value, "tolist"):  # a numpy array
-        value = value.tolist()
     if not isinstance(value, list | tuple) or kind.item is None:
         raise _refuse(value, kind)
     if len(value) != kind.size or None in value:
