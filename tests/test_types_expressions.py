@@ -1,4 +1,4 @@
-"""Expressions over types that have little arithmetic: what has a meaning works in both lowerings; the rest says so.
+"""Expressions over types without arithmetic: what has a meaning works in both lowerings; the rest says so.
 
 Every function and operator is tried over lists, vectors and binary: it is refused with the type in the
 message, or gives the same value in Polars and in the closure.
@@ -102,7 +102,11 @@ def test_every_function_gives_one_value_or_refuses_the_type_by_its_name(kind: st
     try:
         expression = parse(text, schema)
     except SpecError as error:
-        assert kind in str(error) or "no order" in str(error) or "written out" in str(error), str(error)
+        said = str(error)
+    else:
+        said = ""
+    if said:
+        assert kind in said or "no order" in said or "written out" in said
         return
     assert by_closure(expression, rows) == by_polars(expression, frame_of(schema, rows))
 

@@ -109,7 +109,7 @@ def test_every_key_finds_its_own_rows_and_every_id_counts_once(
 
 
 SAME: list[tuple[str, list[Any], int]] = [
-    ("int64", [1, 1.0, np.int8(1), np.uint64(1), np.float32(1.0)], 3),
+    ("int64", [1, 1.0, Decimal("1.00"), np.int8(1), np.uint64(1), np.float32(1.0)], 3),
     ("int8", [1, 1.0, np.int64(1)], 3),
     ("uint64", [2**64 - 1, np.uint64(2**64 - 1)], 0),
     ("bool", [True, np.bool_(True)], 0),
@@ -144,7 +144,7 @@ OTHER: list[tuple[str, Any]] = [
     ("date", AT),
     ("timestamp", "2026-03-01T00:00:00"),
     ("timestamp", "2026-03-01"),
-    ("int64", Decimal(1)),
+    ("int64", Decimal("1.5")),
 ]
 
 
@@ -222,7 +222,7 @@ ORDERS: dict[str, list[Any]] = {  # ascending; a null comes before them all
 
 @pytest.mark.parametrize("kind", ORDERS)
 def test_order_by_orders_rows_of_one_instant_by_the_values_of_its_type(tmp_path: Path, kind: str) -> None:
-    """The newest of any of the first n values is the n-th; entity n has n of them, in no order, and a null."""
+    """Entity n has the first n of null and the values, in no order: the newest is the n-th."""
     (tmp_path / "featurestore.yaml").write_text(CONFIG)
     (tmp_path / "specs.yaml").write_text(
         "kind: Entity\nname: size\ntype: int64\n---\n"
@@ -273,8 +273,9 @@ def test_what_cannot_identify_or_order_is_refused_where_it_is_declared(
 ) -> None:
     (tmp_path / "featurestore.yaml").write_text(CONFIG)
     (tmp_path / "specs.yaml").write_text(
-        f"kind: Source\nname: rows\nevent_time: at\n{lines}\nschema:\n  key: int64\n  at: timestamp\n  day: date\n"
-        "  wrong: float64\n  many: list<int64>\n  made: vector<float32,2>\n  text: string\n  wide: decimal(38,2)\n"
+        f"kind: Source\nname: rows\nevent_time: at\n{lines}\nschema:\n  key: int64\n  at: timestamp\n"
+        "  day: date\n  wrong: float64\n  many: list<int64>\n  made: vector<float32,2>\n  text: string\n"
+        "  wide: decimal(38,2)\n"
     )
     with pytest.raises(SpecError, match=message):
         FeatureStore(tmp_path).validate()

@@ -10,6 +10,7 @@ import base64
 import struct
 from collections.abc import Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import xxhash
@@ -34,7 +35,8 @@ def cast_key(value: Any, kind: DataType) -> Any:
     if value is None or value != value:
         raise ValueError("a key is null")
     if kind.is_integer:
-        if isinstance(value, float) and value.is_integer():
+        is_whole = isinstance(value, float) and value.is_integer()
+        if is_whole or (isinstance(value, Decimal) and value == value.to_integral_value()):
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             bits = int(kind.name.lstrip("uint"))
@@ -66,7 +68,7 @@ def cast_key(value: Any, kind: DataType) -> Any:
             return value
     if type(value).__module__ == "numpy" and value.dtype.kind in "iufb":
         return cast_key(value.item(), kind)
-    raise ValueError(f"{value!r} is no {kind} key")
+    raise ValueError(f"{value if isinstance(value, Decimal) else repr(value)} is no {kind} key")
 
 
 def encode_key(values: Sequence[Any], kinds: Sequence[DataType]) -> bytes:

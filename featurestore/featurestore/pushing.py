@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOCAL_AFTER = 0.5  # seconds without progress after which this process applies the events itself
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode  # decimals to the last digit
 
 
 @dataclass
@@ -90,7 +92,7 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
     if len(payload) > plan.max_bytes:
         raise Refused("too_large", f"{len(payload)} bytes are more than max_bytes: {plan.max_bytes}")
     try:
-        event = msgspec.json.decode(payload)
+        event = _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("malformed", f"not JSON: {error}") from None
     if not isinstance(event, dict):

@@ -17,6 +17,9 @@ from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to
 from featurestore.rows.vectors import why_not
 from featurestore.types import DataType, Field
 
+_EXACT = 2**53
+"""Whole numbers up to this are exact as floats."""
+
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}$", re.ASCII)
 _INSTANT = re.compile(
@@ -64,12 +67,13 @@ def outward(value: Any, kind: DataType) -> Any:
 
 
 def _refuse(value: Any, kind: DataType) -> ValueError:
-    return ValueError(f"{value!r} is no {kind}")
+    return ValueError(f"{value if isinstance(value, Decimal) else repr(value)} is no {kind}")
 
 
 def _whole(value: Any, kind: DataType, _: str | None) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    number = float(value) if isinstance(value, Decimal) else value
+    if isinstance(number, float) and number.is_integer() and abs(number) <= _EXACT:
+        value = int(number)
     if not isinstance(value, int) or isinstance(value, bool):
         raise _refuse(value, kind)
     bits = int(kind.name.lstrip("uint"))
@@ -82,12 +86,18 @@ def _whole(value: Any, kind: DataType, _: str | None) -> int:
 def _real(value: Any, kind: DataType, _: str | None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise _refuse(value, kind)
-    result = float(value) + 0.0
+    try:
+        result = float(value) + 0.0
+    except OverflowError:
+        raise _refuse(value, kind) from None
     if kind.name == "float32" and math.isfinite(result):
         import numpy as np
 
         with np.errstate(over="ignore"):
             result = float(np.float32(result))
+    was_finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
+    if was_finite and math.isinf(result):
+        raise _refuse(value, kind)
     return result
 
 

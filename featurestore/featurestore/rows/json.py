@@ -11,6 +11,7 @@ says what they count.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from operator import attrgetter
@@ -32,11 +33,13 @@ _KINDS = {
     bool: "a bool",
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     list: "a list",
     dict: "an object",
 }
 _EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _EXACT = 2.0**53
+_decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
 
 
 def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -145,7 +148,7 @@ class _Decoder:
     def explain(self, payload: bytes) -> tuple[Any, str, str]:
         """Return the row where its values fit after all, else None; then the reason's code and message."""
         try:
-            value = msgspec.json.decode(payload)
+            value = _decode_plain(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, "malformed", str(error)
         except RecursionError:
@@ -208,7 +211,11 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             return None, "bad_type"
         items = [_fit(item, kind.item, epoch) for item in value]
         return [item for item, _ in items], next((code for _, code in items if code), "")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+    if isinstance(value, Decimal) and kind.name != "decimal":
+        value = float(value)
+    if kind.is_float and number and math.isinf(value):
+        return None, "bad_value"
     if kind.is_integer and number:
         if isinstance(value, float):
             if not (value.is_integer() and abs(value) <= _EXACT):
@@ -216,11 +223,15 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             value = int(value)
         low, high = _bounds(kind)
         return value, "" if low <= value <= high else "bad_value"
+    if kind.name == "vector" and isinstance(value, list):
+        assert kind.item is not None
+        items = [_fit(item, kind.item, epoch) for item in value]
+        fits = len(items) == kind.size and not any(item is None or code for item, code in items)
+        return [item for item, _ in items], "" if fits else "bad_value"
     try:
         return msgspec.convert(value, _json_type(kind, epoch), strict=not (number and kind.is_number)), ""
     except msgspec.ValidationError:
         same = isinstance(value, str) and kind.name in ("binary", "decimal", "timestamp", "date")
-        same = same or (isinstance(value, list) and kind.name == "vector")
         return None, "bad_value" if same else "bad_type"
 
 
