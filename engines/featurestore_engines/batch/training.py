@@ -271,7 +271,9 @@ def _lookup(lookup: Lookup, reader: TableReader, questions: _Questions, as_known
 def _label(label: LabelPlan, reader: TableReader, questions: _Questions) -> pl.Series:
     working = questions.working
     if label.by_event_id and questions.base is not None:
-        found = matched_rows(label.set, reader, questions.base, label.feature)
+        keys = _asked(working, label.set, label.keys).select(QUERY, plans.KEY)  # which need not be the base's
+        base = questions.base.drop(plans.KEY).join(keys, on=QUERY, how="inner", maintain_order="left")
+        found = matched_rows(label.set, reader, base, label.feature)
         joined = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
         return joined[label.feature].cast(label.type.polars()).alias(label.output)
     found = as_of_values(label.set, reader, _asked(working, label.set, label.keys), [label.feature])

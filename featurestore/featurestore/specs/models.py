@@ -266,7 +266,8 @@ _EntityKey = Annotated[
     BeforeValidator(_name_of),
 ]
 _SourceOrName = Annotated[
-    Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)
+    Annotated[Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)],
+    BeforeValidator(lambda value: value.name if isinstance(value, FeatureSet) else value),
 ]
 
 
