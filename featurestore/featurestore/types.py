@@ -18,19 +18,22 @@ _FLOATS = ("float32", "float64")
 _PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp")
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
 _LIST = re.compile(r"list<(.+)>$")
+_MAP = re.compile(r"map<([^<>]+),\s*(.+)>$")
 
 
 @dataclass(frozen=True)
 class DataType:
     """A column's type: `int64`, `float64`, `string`, `timestamp`, `decimal(p,s)`, `list<item>` …
 
-    `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points.
+    `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points. `map<key,item>`,
+    a dictionary in ascending order of its keys, is the type of features only: no column has it.
     """
 
     name: str
     item: DataType | None = None
     precision: int = 0
     scale: int = 0
+    key: DataType | None = None
 
     @staticmethod
     @functools.cache
@@ -46,6 +49,8 @@ class DataType:
             return DataType("decimal", precision=precision, scale=scale)
         if match := _LIST.match(text):
             return DataType("list", item=DataType.parse(match[1]))
+        if match := _MAP.match(text):
+            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
         raise SpecError(
             f"'{text}' is no type.", hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>"])
         )
@@ -55,6 +60,8 @@ class DataType:
             return f"decimal({self.precision},{self.scale})"
         if self.name == "list":
             return f"list<{self.item}>"
+        if self.name == "map":
+            return f"map<{self.key},{self.item}>"
         return self.name
 
     @property
@@ -78,6 +85,11 @@ class DataType:
         return self.name == "decimal" or (self.item is not None and self.item.holds_decimals)
 
     @property
+    def is_nested(self) -> bool:
+        """Whether a value is made of others: lists and maps."""
+        return self.item is not None
+
+    @property
     def is_key(self) -> bool:
         """Whether an entity's key may have this type."""
         return self.is_integer or self.name in ("string", "binary", "bool", "date", "timestamp")
@@ -91,13 +103,17 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pa.list_(self.item.arrow())
+        if self.name == "map":
+            assert self.key is not None
+            assert self.item is not None
+            return pa.map_(self.key.arrow(), self.item.arrow())
         if self.name == "timestamp":
             return pa.timestamp("us", "UTC")
         made: pyarrow.DataType = getattr(pa, {"bool": "bool_", "date": "date32"}.get(self.name, self.name))()
         return made
 
     def polars(self) -> polars.DataType:
-        """Return the Polars type."""
+        """Return the Polars type; a map is a list of its entries."""
         import polars as pl
 
         if self.name == "decimal":
@@ -105,6 +121,10 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pl.List(self.item.polars())
+        if self.name == "map":
+            assert self.key is not None
+            assert self.item is not None
+            return pl.List(pl.Struct({"key": self.key.polars(), "value": self.item.polars()}))
         if self.name == "timestamp":
             return pl.Datetime("us", "UTC")
         name = "Boolean" if self.name == "bool" else self.name.capitalize().replace("Uint", "UInt")

@@ -21,9 +21,9 @@ class InputColumn:
     values: Array
     valid: Array | None
 
-    def compressed(self) -> Values:
-        """Return the values that count, with the ranks of the rows among them."""
-        return Values.of(self.values, self.valid)
+    def compressed(self, times: Array) -> Values:
+        """Return the values that count, with the ranks of the rows among them; `times` are the rows'."""
+        return Values.of(self.values, self.valid, times)
 
 
 @dataclass(frozen=True)

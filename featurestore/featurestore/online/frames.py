@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from featurestore import plans
-from featurestore.aggregates.arrays import Array
-from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.arrays import Array, object_array
+from featurestore.aggregates.carriers import carrier, carry_lists, carry_unscaled
 from featurestore.aggregates.inputs import PartsPlan, RowParts
 from featurestore.expressions.to_polars import to_polars
 from featurestore.kernel.rows import EntityRows, InputColumn
@@ -123,6 +123,13 @@ def _physical(column: pl.Expr, kind: DataType) -> pl.Expr:
 def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
     valid = series.is_not_null().to_numpy()
+    if kind.name == "decimal":
+        digits = [0 if number is None else number for number in series.to_physical().to_list()]
+        carried = carry_unscaled(digits, kind)
+        return (object_array(carried) if dtype == "object" else np.array(carried, dtype)), valid
+    if kind.is_nested:
+        items = series.to_frame().select(_physical(pl.col(series.name), kind)).to_series().to_list()
+        return object_array(carry_lists(items)), valid
     if dtype == "object":
         values = np.empty(len(series), object)
         values[:] = series.to_list()

@@ -107,9 +107,9 @@ class Update:
         for number, use in enumerate(self._layout.aggregates.uses):
             states = use.state.empty(len(children))
             if leaves:
-                values = Values.of(*self._layout.parts.input(use.input, rows.parts, len(rows)))
+                values = Values.of(*self._layout.parts.input(use.input, rows.parts, len(rows)), rows.times)
                 low, high = values.rank(np.append(0, row_ends[:-1])), values.rank(row_ends)
-                put(states, is_leaf, use.state.reduce(values.values, low, high))
+                put(states, is_leaf, values.reduce(use.state, low, high))
             if directories:
                 low = np.append(0, tile_ends[:-1])
                 put(states, ~is_leaf, use.state.combine(below[number], low, tile_ends))

@@ -204,7 +204,7 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
         parts = use.state.empty(len(segments))
         if of_leaf.any():
             values = inputs[use.input]
-            states = use.state.reduce(values.values, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
+            states = values.reduce(use.state, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
             put(parts, of_leaf, states)
         if tiles and not of_leaf.all():
             put(parts, ~of_leaf, use.state.combine(tiles[number], low[~of_leaf], high[~of_leaf]))
@@ -212,7 +212,10 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
             cache.append(parts)
         else:
             cache.append(use.state.combine(parts, starts[:-1], starts[1:]))
-    return plan.finish(lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)))
+    instants = np.array([view.t for view in views], np.int64)
+    return plan.finish(
+        lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)), instants
+    )
 
 
 def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
@@ -220,6 +223,6 @@ def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
     leaves = [node for node in pool.nodes if isinstance(node, Leaf)]
     joined = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(layout)
     return [
-        Values.of(*layout.parts.input(number, joined.parts, len(joined)))
+        Values.of(*layout.parts.input(number, joined.parts, len(joined)), joined.times)
         for number in range(len(layout.aggregates.inputs))
     ]
