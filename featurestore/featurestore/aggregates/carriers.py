@@ -78,7 +78,7 @@ def pairs(values: Array) -> tuple[Array, Array | None]:
         high = np.array([float(number) for number in exact], np.float64)
         rest = [number - int(top) for number, top in zip(exact, high.tolist(), strict=True)]
         return high, np.array(rest, np.float64)
-    high = values.astype(np.float64)
+    high = values.astype(np.float64, copy=False)
     if values.dtype.kind == "f" or not len(values) or float(np.abs(high).max()) < 2.0**53:
         return high, None
     # at the very end of the range the float lies one past the largest integer

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from featurestore.aggregates.arrays import Array, Partial
-from featurestore.aggregates.functions import FUNCTIONS, Finished, Parameters
+from featurestore.aggregates.functions import FUNCTIONS, Finished, Function, Parameters
 from featurestore.aggregates.states import State
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.types import DataType
@@ -29,7 +29,7 @@ class Output:
     """One aggregated feature: the states it finishes from, and its window."""
 
     name: str
-    function: str
+    function: Function
     told: Parameters
     uses: tuple[int, ...]
     window: int
@@ -58,15 +58,14 @@ class Layout:
             window = windows.setdefault(aggregate.window, len(windows))
             needed = []
             told = Parameters(aggregate.input.type, aggregate.k, aggregate.half_life, aggregate.percentile)
-            for state in FUNCTIONS[aggregate.function].states(told):
+            function = FUNCTIONS[aggregate.function]
+            for state in function.states(told):
                 use = uses.setdefault((source, state.name), len(uses))
                 if use == len(states):
                     states.append((source, state, set()))
                 states[use][2].add(window)
                 needed.append(use)
-            outputs.append(
-                Output(aggregate.name, aggregate.function, told, tuple(needed), window, aggregate.type)
-            )
+            outputs.append(Output(aggregate.name, function, told, tuple(needed), window, aggregate.type))
         return Layout(
             tuple(inputs),
             tuple(StateUse(source, state, tuple(sorted(used))) for source, state, used in states),
@@ -89,7 +88,7 @@ class Layout:
     def finish(self, partial: Callable[[int, int], Partial], instants: Array) -> list[Finished]:
         """Return each output's values and validity at the instants, from `partial(use, window)`."""
         return [
-            FUNCTIONS[output.function].finish(
+            output.function.finish(
                 [partial(use, output.window) for use in output.uses], output.told, instants
             )
             for output in self.outputs

@@ -151,7 +151,7 @@ class FloatSum(Fixed):
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
         if is_small(low, high):
-            return exact_sums(low, high, *states)
+            return _small_sums(np.column_stack(states).ravel(), low * 2, high * 2)
         return ranges.fold(states, low, high, self.merge, self.empty)
 
     def merge(self, a: Partial, b: Partial) -> Partial:

@@ -41,7 +41,7 @@ def total_type(kind: DataType) -> DataType:
 
 def scaled(values: Array, told: Parameters, power: int = 1) -> Array:
     """Return a power of decimals from that of their digits; other numbers as they are."""
-    scale = told.column.scale if told.column.name == "decimal" else 0
+    scale = told.column.scale  # 0 but of decimals
     return values / 10.0 ** (power * scale) if scale else values
 
 
@@ -62,12 +62,12 @@ def _whole(part: Partial) -> list[int]:
 
 
 def _finish_sum(parts: list[Partial], told: Parameters, _: Array) -> Finished:
+    first, second = parts[0][:2]
+    if first.dtype.kind == "f":
+        return first + second + 0.0, np.ones(len(first), bool)
     if told.column.name == "decimal":
         sums = _whole(parts[0])
         return object_array(sums), np.fromiter((abs(s) < _LARGEST for s in sums), bool, len(sums))
-    first, second = parts[0]
-    if told.column.is_float:
-        return first + second + 0.0, np.ones(len(first), bool)
     fits = (first >= -(2**31)) & (first < 2**31)
     return (np.where(fits, first, 0) << 32) + second, fits
 
@@ -75,13 +75,13 @@ def _finish_sum(parts: list[Partial], told: Parameters, _: Array) -> Finished:
 def _finish_avg(parts: list[Partial], told: Parameters, _: Array) -> Finished:
     [count] = parts[1]
     found = count > 0
-    if told.column.name == "decimal":
+    first, second = parts[0][:2]
+    if first.dtype.kind == "f":
+        total = (first, second)
+    elif told.column.name == "decimal":
         unit = 10**told.column.scale
         pairs = zip(_whole(parts[0]), count.tolist(), strict=True)
         return np.array([s / (n * unit) if n else 0.0 for s, n in pairs], np.float64), found
-    first, second = parts[0]
-    if told.column.is_float:
-        total = (first, second)
     else:
         total = doubledouble.two_sum(first * 2.0**32, second.astype(np.float64))
     high, low = doubledouble.divide(total, np.where(found, count, 1).astype(np.float64))
