@@ -20,6 +20,7 @@ from featurestore.rows.casting import Context, cast
 from featurestore.rows.door import admit
 from featurestore.rows.keys import encode
 from featurestore.rows.transform import transform
+from featurestore.rows.values import to_arrow
 from featurestore.types import TIMESTAMP
 from featurestore_engines.batch.lookup import TableReader, as_of_values, matched_rows, undeleted
 
@@ -47,7 +48,7 @@ class TrainingSet:
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table."""
-        return self.frame.to_arrow()
+        return to_arrow(self.frame, self.features)
 
     def to_pandas(self) -> Any:
         """Return a pandas frame (extra `pandas`)."""
@@ -59,7 +60,7 @@ class TrainingSet:
 
     def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """Yield Arrow batches of at most `rows` rows."""
-        yield from self.frame.to_arrow().to_batches(max_chunksize=rows)
+        yield from self.to_arrow().to_batches(max_chunksize=rows)
 
 
 @dataclass(frozen=True)
