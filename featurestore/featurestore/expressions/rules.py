@@ -183,6 +183,8 @@ def ordered(arguments: tuple[Expression, ...]) -> Signature:
     kind = unify(arguments)
     if kind.name == "list":
         raise RuleError("lists have no order")
+    if kind.name == "json":
+        raise RuleError("documents have no order; take a value out: cast(json_extract(…, '$.name') as …)")
     return [kind] * len(arguments), kind
 
 

@@ -16,13 +16,18 @@ from featurestore.types import DataType
 
 def physical(series: pl.Series) -> pl.Series:
     """Return the column as row values have it: timestamps in microseconds, dates in days."""
-    return series.to_physical() if series.dtype in (pl.Datetime, pl.Date) else series
+    leaf: Any = series.dtype
+    while isinstance(leaf, pl.List):
+        leaf = leaf.inner
+    return series.to_physical() if leaf in (pl.Datetime, pl.Date) else series
 
 
 def column(values: list[Any], kind: DataType) -> pl.Series:
     """Return row values as a column of a type."""
     if kind.name in ("timestamp", "date"):
         return pl.Series(values, dtype=pl.Int64).cast(kind.polars())
+    if kind.item is not None and kind.item.name in ("timestamp", "date"):
+        return pl.Series(values, dtype=pl.List(pl.Int64)).cast(kind.polars())
     return pl.Series(values, dtype=kind.polars())
 
 

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from featurestore import json_documents
 from featurestore.errors import RequestError
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
 from featurestore.types import DataType, Field
@@ -159,6 +160,16 @@ def _list(value: Any, kind: DataType, zone: str | None) -> list[Any]:
     return [row_value(item, kind.item, zone) for item in value]
 
 
+def _json(value: Any, kind: DataType, _: str | None) -> str | None:
+    """Return a document's canonical text: of text that holds one, or of plain values."""
+    try:
+        if isinstance(value, str):
+            return json_documents.canonical(value) if value.strip() else None
+        return json_documents.of_value(value)
+    except ValueError:
+        raise _refuse(value, kind) from None
+
+
 _CASTS = {
     "string": _text,
     "bool": _truth,
@@ -167,4 +178,5 @@ _CASTS = {
     "date": _date,
     "timestamp": _timestamp,
     "list": _list,
+    "json": _json,
 }

@@ -77,7 +77,7 @@ def words(series: pl.Series, kind: DataType) -> Words:
         bits = doubles.view(np.uint64)
         strange = np.isnan(doubles)
         return np.where(strange, _QUIET_NAN, bits) if strange.any() else bits
-    if kind.name in ("string", "binary"):
+    if kind.name in ("string", "binary", "json"):
         return _bytes_words(*text_buffers(series))
     if kind.name == "decimal":
         low, high = _decimal_halves(series)

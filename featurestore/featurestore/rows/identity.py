@@ -14,8 +14,9 @@ The **row hash** starts as SEED and takes the columns in the order of their name
 - integers, bool, date (days), timestamp (microseconds): the value in two's complement;
 - floats: the bits of the value as float64, -0.0 as 0.0 and every NaN as 0x7FF8000000000000;
 - decimals: the unscaled value in 128-bit two's complement, `mix(mix(SEED ^ low) ^ high)`;
-- text (UTF-8) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes each eight, little-endian, the
-  last padded with zeros, change it to `mix(word ^ eight)`; longer values do so once, with their xxh3-64;
+- text (UTF-8), JSON (its canonical text) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes
+  each eight, little-endian, the last padded with zeros, change it to `mix(word ^ eight)`; longer values do so
+  once, with their xxh3-64;
 - lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item.
 
 The **event id** is the xxh3-64 of the id columns' canonical bytes (`featurestore.keys.encode_key`), signed.
@@ -79,7 +80,7 @@ def word(value: Any, kind: DataType) -> int:
     """Return the 64-bit word of a value that is not null (a row value: dates in days, instants in µs)."""
     if kind.is_float:
         return double_bits(value)
-    if kind.name in ("string", "binary"):
+    if kind.name in ("string", "binary", "json"):
         return _bytes_word(value.encode() if isinstance(value, str) else value)
     if kind.name == "decimal":
         unscaled = int(Decimal(value).scaleb(kind.scale, _EXACT))
@@ -135,7 +136,7 @@ def check_id(source: str, column: str, kind: DataType) -> None:
 
 def check_order(source: str, column: str, kind: DataType) -> None:
     """Raise SpecError where the order of a type does not fit into 64 bits."""
-    if kind.name in ("string", "binary", "list") or (kind.name == "decimal" and kind.precision > 18):
+    if kind.name in ("string", "binary", "list", "json") or (kind.name == "decimal" and kind.precision > 18):
         raise SpecError(
             f"order_by: '{column}' is {kind}, whose order does not fit into 64 bits.",
             where=f"source '{source}'",
