@@ -136,9 +136,6 @@ CASES = [
     *singles(["length(a)", "a is null"], ["list<string>"]),
     *singles(["tokens(a)", "tokens(a, '.')", "tokens(a, 'a')", "length(tokens(a))"], ["string"]),
     *singles(
-        ["regex_matches(a, 'a')", "regex_matches(a, '^\\w+$')", "regex_matches(a, '(?i)ES_.*')"], ["string"]
-    ),
-    *singles(
         [
             "regex_extract(a, '\\d+')",
             "regex_extract(a, '([0-9]+)-([0-9]+)', 2)",

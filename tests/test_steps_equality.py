@@ -14,7 +14,7 @@ from featurestore.expressions.vectors import physical
 from featurestore.steps import compile_steps
 from featurestore.steps.base import read
 from featurestore.steps.frames import run
-from featurestore.steps.rows import RowFunction, compile_rows
+from featurestore.steps.rows import EachFunction, RowFunction, compile_rows
 from featurestore.types import Field
 
 NUMBERS = ["i", "j", "x", "y"]
@@ -86,6 +86,16 @@ def several_steps(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 def attempt(function: RowFunction, row: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     """Return the row after the steps, and why it is rejected."""
+    try:
+        return function(row), None
+    except RowRejected as error:
+        return None, error.reason
+
+
+def attempt_each(
+    function: EachFunction, row: dict[str, Any]
+) -> tuple[list[dict[str, Any]] | None, str | None]:
+    """Return the rows after the steps, and why the row is rejected."""
     try:
         return function(row), None
     except RowRejected as error:

@@ -19,6 +19,9 @@ The **row hash** starts as SEED and takes the columns in the order of their name
   once, with their xxh3-64;
 - lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item.
 
+Rows that `explode` makes of one take their item's number, from 0: with h the row's hash, that of item n is
+`mix(h ^ n)`, and so is the event id; explode after explode does so again.
+
 The **event id** is the xxh3-64 of the id columns' canonical bytes (`featurestore.keys.encode_key`), signed.
 The **order rank** keeps the order of the source's `order_by` column in an int64; null comes first.
 """
@@ -122,6 +125,11 @@ def event_id(values: Sequence[Any], kinds: Sequence[DataType]) -> int | None:
         for value, kind in zip(values, kinds, strict=True)
     ]
     return signed(xxhash.xxh3_64_intdigest(encode_key(parts, kinds)))
+
+
+def of_item(value: int, number: int) -> int:
+    """Return the row hash or event id of an item of an exploded row, by that of the row."""
+    return signed(mix(value & _MASK ^ number))
 
 
 def check_id(source: str, column: str, kind: DataType) -> None:

@@ -35,7 +35,7 @@ def reference() -> list[StepReference]:
             key,
             inspect.cleandoc(step.__doc__ or ""),
             tuple(
-                Parameter(name, field.is_required(), field.description or "")
+                Parameter(field.alias or name, field.is_required(), field.description or "")
                 for name, field in step.model_fields.items()
                 if name != "root"
             ),

@@ -145,16 +145,6 @@ def _regex(argument: Expression) -> re.Pattern[str]:
         raise RuleError(f"the pattern cannot be read: {error}") from None
 
 
-def _matches_rule(arguments: tuple[Expression, ...]) -> Signature:
-    _regex(arguments[1])
-    return texts(BOOL)(arguments)
-
-
-def _matcher(call: Call) -> Callable[[str], bool]:
-    search = _regex(call.arguments[1]).search
-    return lambda text: search(text) is not None
-
-
 def _extract_rule(arguments: tuple[Expression, ...]) -> Signature:
     groups = _regex(arguments[1]).groups
     kinds, kind = texts(STRING)(arguments[:2])
@@ -311,20 +301,6 @@ FUNCTIONS = (
         _like_python,
         lambda call, x, _: x.str.contains(rf"\A{_like_text(call)}\z"),
         text="({0} like {1})",
-    ),
-    Function(
-        "regex_matches",
-        "regex_matches(text, 'pattern')",
-        "Whether the pattern, a regular expression of Python's, is found in the text; ^ and $ hold it to"
-        " the whole.",
-        (
-            Example("regex_matches(x, '^[A-Z]{2}[0-9]+$')", {"x": "DE123"}, True),
-            Example("regex_matches(x, '[0-9]')", {"x": "none"}, False),
-        ),
-        _matches_rule,
-        (2, 2),
-        lambda writer, call, x, _: f"{writer.constant(_matcher(call))}({x})",
-        _by_value(_matcher, BOOL),
     ),
     Function(
         "regex_extract",
