@@ -65,6 +65,9 @@ def test_every_function_has_a_signature_a_line_of_documentation_and_an_example()
         assert entry.doc.endswith(".")
         assert "\n" not in entry.doc
         assert entry.examples
+        assert entry.nulls
+        function = FUNCTIONS.get(entry.name) or MACROS[entry.name]
+        assert getattr(function, "strict", False) == (not function.nulls)
 
 
 def test_natural_values_are_row_values() -> None:

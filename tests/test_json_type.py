@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import json_documents
+from featurestore import FeatureStore, json_documents
 from featurestore.contracts import Record, RecordBatch
 from featurestore.errors import RequestError, SpecError
 from featurestore.online.requests import cast_row
@@ -208,3 +210,87 @@ def test_a_document_is_neither_key_nor_id_nor_order() -> None:
         identity.check_id("orders", "doc", JSON)
     with pytest.raises(SpecError, match="does not fit into 64 bits"):
         identity.check_order("orders", "doc", JSON)
+
+
+SPECS = """
+kind: Entity
+name: customer
+---
+kind: Source
+name: orders
+event_time: at
+event_id: id
+schema: {id: string, at: timestamp, customer: string, doc: json}
+batch: {kind: parquet, path: "data/*.parquet"}
+stream: {topic: orders}
+---
+kind: FeatureSet
+name: latest
+entities: [customer]
+source: orders
+history: all
+steps:
+  - flatten:
+      column: doc
+      fields: {total: {path: $.total, type: float64}, tags: {path: $.tags, type: list<string>}}
+aggregations:
+  - {column: total, functions: [sum], windows: [1h]}
+  - {column: doc, functions: [last, count], windows: [1h]}
+---
+kind: FeatureVector
+name: seen
+features: [latest.*]
+---
+kind: FeatureVector
+name: scored
+base: latest
+features: [latest.*]
+"""
+
+
+@pytest.mark.parametrize("way", ["batch", "stream"])
+def test_documents_are_features_online_and_offline(tmp_path: Path, way: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "featurestore.yaml").write_text(
+        "project: shop\nonline: {kind: sqlite}\nstream: {kind: log}\n", encoding="utf-8"
+    )
+    (tmp_path / "specs.yaml").write_text(SPECS, encoding="utf-8")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    documents = [{"total": 2.0, "tags": ["b", "a"]}, {"total": 0.5}]
+    expected = {
+        "doc": '{"total":0.5}',
+        "total": 0.5,
+        "tags": None,
+        "total_sum_1h": 2.5,
+        "doc_last_1h": '{"total":0.5}',
+        "doc_count_1h": 2,
+    }
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        rows = [
+            {"id": str(i), "at": at + timedelta(minutes=i), "customer": "C1", "doc": doc}
+            for i, doc in enumerate(documents)
+        ]
+        if way == "batch":
+            texts = [row | {"doc": json.dumps(row["doc"], indent=2)} for row in rows]
+            pl.DataFrame(texts).write_parquet(tmp_path / "data" / "orders.parquet")
+            store.ingest("orders")
+        else:
+            events = [row | {"at": row["at"].isoformat()} for row in rows]
+            assert store.push("orders", events, wait=20).servable
+            store.drain()
+        seen = store.vector("seen")
+        now = at + timedelta(minutes=2)
+        assert seen.get_online([{"customer": "C1"}], as_of=now).to_dicts() == [expected]
+        asked = pl.DataFrame({"customer": ["C1"], "event_timestamp": [now]})
+        offline = seen.get_offline(asked).to_polars()
+        assert offline.select(list(expected)).to_dicts() == [expected]
+        base = {"id": "9", "at": now.isoformat(), "customer": "C1", "doc": {"tags": ["x"], "total": 4}}
+        scored = store.vector("scored")
+        row = scored.get_online([base]).to_dicts()[0]
+        assert (row["doc"], row["tags"], row["total_sum_1h"]) == ('{"tags":["x"],"total":4}', ["x"], 6.5)
+        raw = pl.DataFrame([base | {"at": now, "doc": '{ "total": 4.0, "tags": ["x"]}'}])
+        assert scored.get_offline(raw).to_polars().select(list(row)).to_dicts() == [row]
+        checked = store.verify("seen")
+        assert checked.compared
+        assert checked.is_equal

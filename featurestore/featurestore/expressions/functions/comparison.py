@@ -318,6 +318,7 @@ FUNCTIONS = (
         _nullif_polars,
         strict=False,
         nullable=lambda _: True,
+        nulls="a where b is null",
     ),
     Function(
         "least",
@@ -360,5 +361,6 @@ MACROS = (
         (Example("x between 1 and 3", {"x": 3}, True),),
         (3, 3),
         _between,
+        "null, but false where the other bound decides",
     ),
 )
