@@ -22,6 +22,8 @@ from featurestore.types import DataType
 
 NUMBERS = ["int64", "int8", "uint64", "float64", "float32", "decimal(10,2)"]
 INTEGER_TYPES = ["int8", "uint8", "int32", "int64", "uint64"]
+ALIAS = {"document": "string", "degrees": "float64"}  # pools of edges of their own
+ITEMS = ["json", "string", "int64", "float64", "decimal(10,2)", "timestamp", "date", "bool", "list<int8>"]
 ORDERED = [*NUMBERS, "bool", "string", "timestamp", "date", "binary"]
 CASTS = [
     f"cast(a as {target})"
@@ -116,13 +118,46 @@ CASES = [
     *singles([f"{part}(a)" for part in PARTS[3:]], ["date"]),
     *pairs(["seconds_between(a, b)"], ["timestamp"], ["timestamp"]),
     *pairs(["a > 1.5 and b < 2", "a = 1.50"], ["decimal(10,2)"], ["decimal(38,4)"]),
+    *singles(["a is null", "coalesce(a, a)", "case when a is null then a else a end"], ["json"]),
+    *singles(CASTS, ["json"]),
+    *singles([f"cast(a as list<{item}>)" for item in ITEMS], ["json"]),
+    *singles(
+        [
+            f"json_extract(a, '{path}')"
+            for path in ("$", "$.a", "$.a.b", "$.b[0]", "$[-1]", "$[3]", '$["é f"][1]', '$[""][""]', "$[0].a")
+        ],
+        ["json", "document", "string"],
+    ),
+    *singles(
+        ["cast(json_extract(a, '$.a') as int64)", "cast(json_extract(a, '$.b') as list<int64>)"],
+        ["json", "document"],
+    ),
+    *singles(["cast(a as json)", "cast(cast(a as json) as string)"], ["document", "string"]),
+    *singles(["length(a)", "a is null"], ["list<string>"]),
+    *singles(["tokens(a)", "tokens(a, '.')", "tokens(a, 'a')", "length(tokens(a))"], ["string"]),
+    *singles(
+        [
+            "regex_extract(a, '\\d+')",
+            "regex_extract(a, '([0-9]+)-([0-9]+)', 2)",
+            "regex_extract(a, '(x)|(a)')",
+            "regex_extract(a, '^.*$', 0)",
+        ],
+        ["string"],
+    ),
+    *singles(
+        ["hash(a)", "hash_bucket(7, a)", "hash_bucket(9223372036854775807, a)", "hash(a, 'x', a)"],
+        [*ORDERED, "int32", "uint8", "decimal(38,4)", "json", "list<string>"],
+    ),
+    *pairs(["hash(a, b)", "hash_bucket(10, b, a)"], ["string", "float64"], ["int64", "timestamp"]),
+    *pairs(["haversine(a, b, 52.52, 13.405)", "haversine(b, a, a, b, 'mi')"], ["degrees"], ["degrees"]),
+    *singles(["haversine(a, 0, 0, a, 'm')"], ["int64", "float32", "decimal(10,2)"]),
 ]
 
 
 @pytest.mark.parametrize(("text", "kinds"), CASES, ids=lambda value: str(value).replace("\n", "_"))
 def test_every_function_agrees_over_all_edges_of_its_types(text: str, kinds: tuple[str, ...]) -> None:
     names = "abc"[: len(kinds)]
-    schema = {name: DataType.parse(kind) for name, kind in zip(names, kinds, strict=True)}
+    schema = {name: DataType.parse(ALIAS.get(kind, kind)) for name, kind in zip(names, kinds, strict=True)}
     try:
         expression = parse(text, schema)
     except SpecError as error:
@@ -146,12 +181,14 @@ def test_the_cases_reach_every_function_of_the_table() -> None:
                 visit(argument)
 
     for text, kinds in CASES:
-        schema = {name: DataType.parse(kind) for name, kind in zip("abc", kinds, strict=False)}
+        schema = {
+            name: DataType.parse(ALIAS.get(kind, kind)) for name, kind in zip("abc", kinds, strict=False)
+        }
         try:
             visit(parse(text, schema))
         except SpecError:
             continue
-    assert reached == set(FUNCTIONS)
+    assert reached == set(FUNCTIONS) - {"known"}  # test_steps_unknown.py has it: no text is parsed to it
 
 
 SCHEMA = {

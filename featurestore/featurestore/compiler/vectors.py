@@ -200,6 +200,11 @@ class _Builder:
                 f"the rows of '{base.name}' have no time: its source has event_time: always.",
                 hint="Choose a set with an event time, or leave base: out.",
             )
+        if base.steps.explodes:
+            raise SpecError(
+                f"explode makes several rows of one in '{base.name}', and a vector scores one.",
+                hint="Choose a set without explode as base:, and look this one up.",
+            )
         return base
 
     def _label(self) -> LabelPlan | None:
@@ -210,15 +215,23 @@ class _Builder:
             raise SpecError(f"'{self.vector.label}' is no single feature.", hint="Write set.feature.")
         (choice,), plan = selector.choices, selector.set
         base = self.base
+        by_event_id = (
+            base is not None
+            and bool(plan.source.event_id)
+            and plan.source.fingerprint == base.source.fingerprint
+        )
+        if by_event_id and plan.steps.explodes:
+            raise SpecError(
+                f"explode gives the rows of '{plan.name}' ids of their own, so none is the base row's.",
+                hint="Take the label from a set without explode.",
+            )
         return LabelPlan(
             set=plan,
             feature=choice.feature,
             output=choice.output,
             type=by_name(plan.features)[choice.feature],
             keys=request_columns(plan, {}, base, self.inputs),
-            by_event_id=base is not None
-            and bool(plan.source.event_id)
-            and plan.source.fingerprint == base.source.fingerprint,
+            by_event_id=by_event_id,
         )
 
     def _select(

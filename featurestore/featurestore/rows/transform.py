@@ -43,7 +43,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     key is none of the entity's type is rejected.
     """
     kept, refused = _stepped(plan, rows)
-    filtered = rows.height - kept.height - refused.height
+    filtered = rows.height - _sources(plan, kept) - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
     if keys.uncastable.any():
@@ -69,6 +69,11 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
     return Transformed(out, rejected, counts)
+
+
+def _sources(plan: SetPlan, kept: pl.DataFrame) -> int:
+    """Return how many source rows the kept ones are of."""
+    return kept.select(PARTITION, SEQUENCE).n_unique() if plan.steps.explodes else kept.height
 
 
 def _stepped(plan: SetPlan, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -90,6 +90,7 @@ TypeName = Annotated[
                         "binary",
                         "date",
                         "timestamp",
+                        "json",
                     ]
                 },
                 {"pattern": r"^decimal\(\d+, ?\d+\)$"},

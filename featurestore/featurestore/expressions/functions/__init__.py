@@ -6,6 +6,9 @@ from featurestore.expressions.functions import (
     arithmetic,
     casts,
     comparison,
+    documents,
+    geography,
+    hashes,
     logic,
     mathematics,
     strings,
@@ -18,7 +21,18 @@ __all__ = ["FUNCTIONS", "MACROS", "Example", "Function", "Macro", "may_overflow"
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
-    for module in (arithmetic, mathematics, comparison, logic, strings, time, casts)
+    for module in (
+        arithmetic,
+        mathematics,
+        geography,
+        comparison,
+        logic,
+        strings,
+        documents,
+        hashes,
+        time,
+        casts,
+    )
     for function in module.FUNCTIONS
 }
 

@@ -10,13 +10,14 @@ from featurestore.expressions import runtime
 from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression, Literal
 from featurestore.expressions.rules import RuleError, Signature, need, need_literal, texts
-from featurestore.types import BOOL, INT64, STRING
+from featurestore.types import BOOL, INT64, STRING, DataType
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.expressions.to_closure import Writer
 
+_TOKENS = DataType("list", item=STRING)
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
@@ -114,16 +115,85 @@ def _concat_polars(_: Call, *arguments: pl.Expr) -> pl.Expr:
     return pl.concat_str(*arguments, ignore_nulls=False)
 
 
+def _length_rule(arguments: tuple[Expression, ...]) -> Signature:
+    kind = arguments[0].type
+    need(arguments[0], "a string", kind == STRING or kind.name == "list")
+    return [kind if kind.name == "list" else STRING], INT64
+
+
+def _length(call: Call, x: pl.Expr) -> pl.Expr:
+    counted = x.list.len() if call.arguments[0].type.name == "list" else x.str.len_chars()
+    return counted.cast(INT64.polars())
+
+
+def _by_value(function: Callable[[Any], Callable[..., Any]], kind: DataType) -> Callable[..., pl.Expr]:
+    """Return the lowering that calls, on each text, the function that the call's constants give."""
+
+    def lower(call: Call, x: pl.Expr, *_: pl.Expr) -> pl.Expr:
+        from featurestore.expressions.vectors import values
+
+        return values(function(call), kind, x)
+
+    return lower
+
+
+def _regex(argument: Expression) -> re.Pattern[str]:
+    text = need_literal(argument, "the pattern").value
+    try:
+        return re.compile(str(text))
+    except re.error as error:
+        raise RuleError(f"the pattern cannot be read: {error}") from None
+
+
+def _extract_rule(arguments: tuple[Expression, ...]) -> Signature:
+    groups = _regex(arguments[1]).groups
+    kinds, kind = texts(STRING)(arguments[:2])
+    if len(arguments) == 3:
+        group = need_literal(arguments[2], "the group")
+        if group.type != INT64 or not 0 <= group.value <= groups:
+            raise RuleError(f"the pattern has groups 0 to {groups}, found {group.sql}")
+        return [*kinds, INT64], kind
+    return kinds, kind
+
+
+def _extractor(call: Call) -> Callable[[str], str | None]:
+    regex = _regex(call.arguments[1])
+    group = min(regex.groups, 1)
+    if len(call.arguments) == 3:
+        group = need_literal(call.arguments[2], "the group").value
+    search = regex.search
+
+    def extract(text: str) -> str | None:
+        found = search(text)
+        return None if found is None else found[group]
+
+    return extract
+
+
+def _tokens_rule(arguments: tuple[Expression, ...]) -> Signature:
+    kinds, kind = texts(_TOKENS)(arguments)
+    if len(arguments) == 2 and not need_literal(arguments[1], "the separator").value:
+        raise RuleError("the separator is empty")
+    return kinds, kind
+
+
+def _tokens(call: Call) -> Callable[[str], list[str]]:
+    if len(call.arguments) == 1:
+        return runtime.tokens
+    separator = need_literal(call.arguments[1], "the separator").value
+    return lambda text: runtime.split(text, separator)
+
+
 FUNCTIONS = (
     Function(
         "length",
         "length(text)",
-        "The number of code points.",
-        (Example("length(x)", {"x": "naïve"}, 5),),
-        texts(INT64),
+        "The number of code points; of a list, of its items.",
+        (Example("length(x)", {"x": "naïve"}, 5), Example("length(tokens(x))", {"x": "to be, or"}, 3)),
+        _length_rule,
         (1, 1),
         "len({0})",
-        lambda _, x: x.str.len_chars().cast(INT64.polars()),
+        _length,
     ),
     Function(
         "lower",
@@ -231,5 +301,35 @@ FUNCTIONS = (
         _like_python,
         lambda call, x, _: x.str.contains(rf"\A{_like_text(call)}\z"),
         text="({0} like {1})",
+    ),
+    Function(
+        "regex_extract",
+        "regex_extract(text, 'pattern'[, group])",
+        "What a group of the pattern, a regular expression of Python's, finds first: group 1, or 0, the"
+        " whole, where it has none. Null where the pattern or the group is not found.",
+        (
+            Example("regex_extract(x, 'MCC=([0-9]+)')", {"x": "POS MCC=5411 DE"}, "5411"),
+            Example("regex_extract(x, '([a-z]+)@(.+)', 2)", {"x": "ann@example.org"}, "example.org"),
+            Example("regex_extract(x, '[0-9]+')", {"x": "none"}, None),
+        ),
+        _extract_rule,
+        (2, 3),
+        lambda writer, call, x, *_: f"{writer.constant(_extractor(call))}({x})",
+        _by_value(_extractor, STRING),
+        gives_null=True,
+    ),
+    Function(
+        "tokens",
+        "tokens(text[, separator])",
+        "A list of the words of a text, its longest runs of letters, digits and underscores; with a"
+        " separator, of the parts between them. Of an empty text an empty list.",
+        (
+            Example("tokens(x)", {"x": "To be, or not"}, ["To", "be", "or", "not"]),
+            Example("tokens(x, ';')", {"x": "a b;;c"}, ["a b", "", "c"]),
+        ),
+        _tokens_rule,
+        (1, 2),
+        lambda writer, call, x, *_: f"{writer.constant(_tokens(call))}({x})",
+        _by_value(_tokens, _TOKENS),
     ),
 )
