@@ -22,6 +22,7 @@ from featurestore.steps.library import (
     Python,
     Rename,
     Select,
+    Validate,
 )
 from featurestore.steps.plan import StepPlan
 from featurestore.steps.reference import reference
@@ -42,6 +43,7 @@ __all__ = [
     "Select",
     "Step",
     "StepPlan",
+    "Validate",
     "compile_steps",
     "reference",
 ]

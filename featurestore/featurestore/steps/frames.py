@@ -6,19 +6,23 @@ import polars as pl
 
 from featurestore.expressions.to_polars import rejects, to_polars
 from featurestore.steps import functions
-from featurestore.steps.plan import Assign, Filter, Operation, Python, Rename, StepPlan
+from featurestore.steps.plan import Assign, Check, Filter, Operation, Python, Rename, StepPlan
 
 REASON = "__reason"
 _ROW = "__row"
+_FAILED = "__failed"
 
 
-def run(plan: StepPlan, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def run(
+    plan: StepPlan, frame: pl.DataFrame, checks: dict[str, int] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows kept and the rows rejected.
 
     Kept rows have `plan.columns`, then the frame's columns that no step knows, untouched. Rejected rows
-    are those of `frame`, with why in `__reason` ("code: text"). What a filter leaves out is in neither.
+    are those of `frame`, with why in `__reason` ("code: text"). What a filter leaves out is in neither. `checks`, where given, has the number of rows
+    that each check found wrong added to it, by the check's name.
     """
-    work = _Work(frame)
+    work = _Work(frame, {} if checks is None else checks)
     for op in plan.ops:
         work.do(op)
     done, reasons = work.finish()
@@ -31,8 +35,9 @@ def run(plan: StepPlan, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame
 class _Work:
     """The frame on its way: a lazy query, and the rows that `python` steps took out."""
 
-    def __init__(self, frame: pl.DataFrame) -> None:
+    def __init__(self, frame: pl.DataFrame, checks: dict[str, int]) -> None:
         self._frame = frame.lazy().with_row_index(_ROW)
+        self._checks = checks
         self._tracks = False
         self._out: list[pl.DataFrame] = []
 
@@ -42,6 +47,8 @@ class _Work:
             self._frame = self._frame.rename(dict(op.names))
         elif isinstance(op, Python):
             self._python(op)
+        elif isinstance(op, Check):
+            self._check(op)
         else:
             self._lowered(op)
 
@@ -70,6 +77,22 @@ class _Work:
         outputs, reasons = functions.apply(op, done.select(field.name for field in op.inputs))
         done = done.with_columns(*outputs.get_columns(), pl.Series(REASON, reasons, dtype=pl.String))
         self._frame = done.lazy()
+
+    def _check(self, op: Check) -> None:
+        """Count the rows that are wrong, of those that came so far; take them out unless that is a warning."""
+        done = self._collect()
+        failed = ~to_polars(op.expression).fill_null(True)
+        rejected = rejects(op.expression)
+        if rejected is not None:
+            failed = failed | rejected
+        done = done.with_columns(failed.alias(_FAILED))
+        number = int(done[_FAILED].sum())
+        self._checks[op.name] = self._checks.get(op.name, 0) + number
+        if number and op.severity != "warn":
+            wrong = done.filter(pl.col(_FAILED))
+            self._out.append(wrong.select(_ROW, pl.lit(op.reason).alias(REASON)))
+            done = done.filter(~pl.col(_FAILED))
+        self._frame = done.drop(_FAILED).lazy()
 
     def _track(self) -> None:
         """Give the rows a reason, from the first operation that may reject one."""

@@ -8,6 +8,7 @@ from featurestore.expressions.functions import (
     comparison,
     logic,
     mathematics,
+    patterns,
     strings,
     time,
 )
@@ -18,7 +19,7 @@ __all__ = ["FUNCTIONS", "MACROS", "Example", "Function", "Macro", "may_overflow"
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
-    for module in (arithmetic, mathematics, comparison, logic, strings, time, casts)
+    for module in (arithmetic, mathematics, comparison, logic, strings, patterns, time, casts)
     for function in module.FUNCTIONS
 }
 

@@ -13,6 +13,7 @@ from featurestore.steps.library.filter import Filter
 from featurestore.steps.library.map_values import MapValues
 from featurestore.steps.library.one_hot import OneHot
 from featurestore.steps.library.python import Python
+from featurestore.steps.library.validate import Validate
 from featurestore.steps.library.values import Cast, Impute
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Python",
     "Rename",
     "Select",
+    "Validate",
 ]
 
 STEPS: dict[str, Any] = {
@@ -47,6 +49,7 @@ STEPS: dict[str, Any] = {
         Rename,
         Cast,
         Impute,
+        Validate,
         Python,
     )
 }
