@@ -57,6 +57,7 @@ REASONS = {
     "future": "stamped more than `future:` ahead of its ingest time",
     "overflow": "an integer that leaves its type's range in a step",
     "python": "a Python step failed for the row",
+    "validate": "a check of a `validate` step, of severity `reject` or `fail`, found the row wrong",
     "bad_key": "a key that is none of the entity's type",
 }
 """Reason codes of dead letters."""

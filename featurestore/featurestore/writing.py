@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
 from featurestore.contracts import BatchSource, OfflineTable, extension
-from featurestore.errors import RequestError, UnknownName, did_you_mean
+from featurestore.errors import ChecksFailed, RequestError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
 from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
 from featurestore.plans import SetPlan
@@ -51,12 +51,21 @@ def ingest(
         table = store.environment.rows_table(plan)
         key = tables.rows_table(plan)
         if key not in reports:
-            reports[key] = _ingest_one(store, engine, plan, table, data, mode, progress)
+            try:
+                reports[key] = _ingest_one(store, engine, plan, table, data, mode, progress)
+            except ChecksFailed as error:
+                error.report.rows_online += _feed(store, engine, plan, table)  # of inputs before that one
+                _record(store, plan, error.report)
+                raise
         report = reports[key]
         report.rows_online += _feed(store, engine, plan, table)
-        store.environment.registry.record_ingest(store.environment.project, plan.name, asdict(report))
+        _record(store, plan, report)
         result.append(report)
     return result
+
+
+def _record(store: FeatureStore, plan: SetPlan, report: Any) -> None:
+    store.environment.registry.record_ingest(store.environment.project, plan.name, asdict(report))
 
 
 def _ingest_one(
@@ -78,9 +87,23 @@ def _ingest_one(
                 environment.project, plan.name, plan.rows_fingerprint, describe(rows, plan.plain)
             )
 
+    def on_checks(rows: int, failed: Mapping[str, int]) -> None:
+        environment.registry.record_checks(
+            environment.project, plan.name, plan.rows_fingerprint, rows, failed
+        )
+
     source = environment.batch(plan.source) if data is None else _given(data, environment.root)
     dead_letters = environment.offline.table(tables.DEAD_LETTERS)
-    return engine.ingest(plan, source, table, dead_letters, mode=mode, on_rows=on_rows, progress=progress)
+    return engine.ingest(
+        plan,
+        source,
+        table,
+        dead_letters,
+        mode=mode,
+        on_rows=on_rows,
+        on_checks=on_checks,
+        progress=progress,
+    )
 
 
 def _given(data: Any, root: Path) -> BatchSource:

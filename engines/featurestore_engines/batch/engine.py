@@ -34,11 +34,19 @@ class BatchEngine:
         *,
         mode: Mode | None = None,
         on_rows: Callable[[pl.DataFrame], None] | None = None,
+        on_checks: Callable[[int, Mapping[str, int]], None] | None = None,
         progress: Progress | None = None,
     ) -> IngestReport:
         """Bring what is new in `source` into the set's offline table; the same input again is a no-op."""
         run = Ingest(
-            plan, table, dead_letters, clock=self._clock, mode=mode, on_rows=on_rows, progress=progress
+            plan,
+            table,
+            dead_letters,
+            clock=self._clock,
+            mode=mode,
+            on_rows=on_rows,
+            on_checks=on_checks,
+            progress=progress,
         )
         return run.run(source)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from featurestore.compiler.aggregations import compile_aggregations
 from featurestore.compiler.columns import by_name, duration, positive
 from featurestore.compiler.entities import compile_keys
+from featurestore.compiler.expectations import compile_expectations
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.errors import SpecError
-from featurestore.plans import AggregateColumn, KeyColumn, SetPlan, SourcePlan
+from featurestore.plans import AggregateColumn, Expectation, KeyColumn, SetPlan, SourcePlan
 from featurestore.specs.models import Entity, FeatureSet
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
@@ -72,12 +73,15 @@ def compile_set(
         keys = compile_keys(feature_set, entities, columns, origin)
     with problems.collect(origin.where("aggregations"), "aggregations"):
         aggregates = compile_aggregations(feature_set, columns, origin)
+    expectations: tuple[Expectation, ...] = ()
+    with problems.collect(origin.where("expectations"), "expectations"):
+        expectations = compile_expectations(feature_set, columns, origin)
     for name in columns:
         if name.startswith("__"):
             message = f"the steps make a column '{name}'; two underscores are for the store's own."
             problems.add(SpecError(message, where=origin.where("steps"), hint="Name it otherwise."))
     problems.check()
-    return _plan(feature_set, project, source, keys, steps, aggregates, ttl, history)
+    return _plan(feature_set, project, source, keys, steps, aggregates, ttl, history, expectations)
 
 
 def _plan(
@@ -89,6 +93,7 @@ def _plan(
     aggregates: tuple[AggregateColumn, ...],
     ttl: int | None,
     history: int | None,
+    expectations: tuple[Expectation, ...],
 ) -> SetPlan:
     hidden = {key.column for key in keys} | {source.event_time, source.ingest_time, *source.event_id}
     rows = fingerprint(
@@ -123,6 +128,7 @@ def _plan(
         online=feature_set.online,
         rows_fingerprint=rows,
         state_fingerprint=state,
+        expectations=expectations,
     )
 
 

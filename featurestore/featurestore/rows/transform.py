@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -26,11 +26,15 @@ from featurestore.steps.frames import REASON, run
 
 @dataclass(frozen=True)
 class Transformed:
-    """Rows in the table's layout, dead letters, and counts: rows, rejected, null_key, filtered."""
+    """Rows in the table's layout, dead letters, and counts: rows, rejected, null_key, filtered.
+
+    `checks` has, by the name of each `validate` check, how many rows that found wrong.
+    """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     counts: dict[str, int]
+    checks: dict[str, int] = field(default_factory=dict)
 
 
 def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) -> Transformed:
@@ -41,7 +45,8 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     A row with a null or NaN key belongs to no entity: dropped and counted, unless `keep_keyless`. One whose
     key is none of the entity's type is rejected.
     """
-    kept, refused = run(plan.steps, rows)
+    checks: dict[str, int] = {}
+    kept, refused = run(plan.steps, rows, checks)
     filtered = rows.height - kept.height - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
@@ -67,7 +72,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
         out = out.filter(kept_rows)
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
-    return Transformed(out, rejected, counts)
+    return Transformed(out, rejected, counts, checks)
 
 
 def _refused(plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:

@@ -19,8 +19,8 @@ def run(
     """Return the rows kept and the rows rejected.
 
     Kept rows have `plan.columns`, then the frame's columns that no step knows, untouched. Rejected rows
-    are those of `frame`, with why in `__reason` ("code: text"). What a filter leaves out is in neither. `checks`, where given, has the number of rows
-    that each check found wrong added to it, by the check's name.
+    are those of `frame`, with why in `__reason` ("code: text"). What a filter leaves out is in neither.
+    `checks`, where given, has added to it, by the name of each check, how many rows that found wrong.
     """
     work = _Work(frame, {} if checks is None else checks)
     for op in plan.ops:
@@ -79,7 +79,7 @@ class _Work:
         self._frame = done.lazy()
 
     def _check(self, op: Check) -> None:
-        """Count the rows that are wrong, of those that came so far; take them out unless that is a warning."""
+        """Count the rows that are wrong, of those that came so far; take them out but for a warning."""
         done = self._collect()
         failed = ~to_polars(op.expression).fill_null(True)
         rejected = rejects(op.expression)

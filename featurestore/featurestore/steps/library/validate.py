@@ -23,13 +23,14 @@ class Validate(Parameters):
     """Tests of each row: of a column (null, type, range, length, regex, allowed values), or a condition.
 
     A row that a test finds wrong is counted and, by `severity:`, stays (`warn`), becomes a dead letter
-    (`reject`, the default), or stops the batch: with `fail`, an input that holds such a row is not ingested at
-    all. In a stream and in push, `fail` is as `reject`; a request's base row that is refused is INVALID.
+    (`reject`, the default), or stops the batch: with `fail`, an input that holds such a row is not ingested
+    at all. In a stream and in push, `fail` is as `reject`; a request's base row that is refused is INVALID.
 
-    Null passes every test but `not_null` and `type`; with `not_null: false` it passes `type` too. A condition
-    that is null passes. NaN is in no range. `type` asks whether a text spells a value of the type, or a number
-    fits it without loss. Lengths count code points. `regex` (of Python) has to fit the whole text. A test is
-    counted as `<column>.<rule>`, as `amount.min`; `name:` takes the column's place, and names a condition.
+    Null passes every test but `not_null` and `type`; with `not_null: false` it passes `type` too. A
+    condition that is null passes. NaN is in no range. `type` asks whether a text spells a value of the type,
+    or a number fits it without loss. Lengths count code points. `regex` (of Python) has to fit the whole
+    text. A test is counted as `<column>.<rule>`, such as `amount.min`; `name:` takes the column's place, and
+    names a condition.
     """
 
     key: ClassVar[str] = "validate"
