@@ -90,7 +90,8 @@ def steps_page() -> str:
         for example in item.examples:
             gives = "is left out" if example.gives is None else f"becomes {code(flow(example.gives))}"
             parts.append(f"```yaml\n- {item.name}: {flow(example.parameters)}\n```")
-            parts.append(f"{code(flow(example.row))} {gives}.")
+            fitted = f", where {code(flow(example.fits))} is fitted" if example.fits else ""
+            parts.append(f"{code(flow(example.row))} {gives}{fitted}.")
     return page("Steps", *parts)
 
 

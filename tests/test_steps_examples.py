@@ -27,7 +27,9 @@ def test_example_gives_what_it_says(name: str, example: Example) -> None:
         for column, value in example.row.items()
     }
     row = {column: row_value(value) for column, value in example.row.items()}
-    plan = compile_steps([read({name: example.parameters})], tuple(Field(n, k) for n, k in schema.items()))
+    fields = tuple(Field(n, k) for n, k in schema.items())
+    plan = compile_steps([read({name: example.parameters})], fields, fits=[example.fits])
+    assert not plan.needs
     gives = None if example.gives is None else {n: row_value(value) for n, value in example.gives.items()}
     names = [field.name for field in plan.visible]
 

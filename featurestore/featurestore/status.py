@@ -181,7 +181,24 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
     elif kind == "FeatureVector":
         plan = store.catalog.vector(name)
         shown |= describe_vector(plan) | {"sets": sorted({lookup.set.name for lookup in plan.lookups})}
+    if kind in ("FeatureSet", "FeatureVector"):
+        shown["fits"] = _show_fits(store, bare, version.fingerprint)
     return shown
+
+
+def _show_fits(store: FeatureStore, name: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """Return what a version takes from data, its own and that of the sets it reads, by name."""
+    registry, project = store.environment.registry, store.environment.project
+    pins = registry.pins(project, name, fingerprint)
+    fits = {} if pins is None else {of: registry.fit(project, fit) for of, fit in pins.fits.items()}
+    return {
+        of: {
+            "id": fit.id,
+            "until": None if fit.until is None else format_instant(fit.until),
+            "values": dict(fit.values),
+        }
+        for of, fit in fits.items()
+    }
 
 
 def _show_set(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
+from featurestore.compiler import StepsNotFitted
 from featurestore.contracts import BatchSource, OfflineTable, extension
-from featurestore.errors import ChecksFailed, RequestError, UnknownName, did_you_mean
+from featurestore.errors import ChecksFailed, RequestError, SpecError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
 from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
 from featurestore.plans import SetPlan
@@ -30,12 +31,25 @@ def sets_for(store: FeatureStore, name: str) -> list[SetPlan]:
     live = store.catalog.live_sets()
     found = [plan for plan in live if plan.name == name] or [p for p in live if p.source.name == name]
     if not found:
+        _check_fitted(store, name)
         known = [plan.name for plan in live] + [plan.source.name for plan in live]
         raise UnknownName(
             f"There is no applied feature set or source '{name}'.",
             hint=did_you_mean(name, known) if known else "Run: featurestore apply",
         )
     return found
+
+
+def _check_fitted(store: FeatureStore, name: str) -> None:
+    """Raise NotFitted where what is not applied is declared, and awaits a fit."""
+    try:
+        compiled = store.compiled()
+    except SpecError:
+        return
+    for waiting, error in compiled.unfitted.items():
+        source = error.steps.source.name if isinstance(error, StepsNotFitted) and error.steps else None
+        if name in (waiting, source):
+            raise error
 
 
 def ingest(
@@ -92,7 +106,7 @@ def _ingest_one(
             environment.project, plan.name, plan.rows_fingerprint, rows, failed
         )
 
-    source = environment.batch(plan.source) if data is None else _given(data, environment.root)
+    source = environment.batch(plan.source) if data is None else given(data, environment.root)
     dead_letters = environment.offline.table(tables.DEAD_LETTERS)
     return engine.ingest(
         plan,
@@ -106,7 +120,7 @@ def _ingest_one(
     )
 
 
-def _given(data: Any, root: Path) -> BatchSource:
+def given(data: Any, root: Path) -> BatchSource:
     """Return the batch source of a frame or of a file's path."""
     if isinstance(data, str | Path):
         kind = _SUFFIXES.get(Path(data).suffix)

@@ -108,6 +108,9 @@ def show(
     if found.get("statistics"):
         console.line()
         _show_statistics(session, found["statistics"])
+    if found.get("fits"):
+        console.line()
+        _show_fits(session, found["fits"])
     if found.get("checks"):
         console.line()
         _show_checks(session, found["checks"])
@@ -136,6 +139,18 @@ def _show_statistics(session: Session, statistics: dict[str, dict[str, Any]]) ->
         ("feature", *(key.replace("_", " ") for key in wanted)),
         [(name, *(_rounded(found.get(key)) for key in wanted)) for name, found in statistics.items()],
         absent="-",
+    )
+
+
+def _show_fits(session: Session, fits: dict[str, dict[str, Any]]) -> None:
+    session.console.table(
+        ("fit", "of", "statistic", "value"),
+        [
+            (f"{name} {fit['id']}", label, statistic, value)
+            for name, fit in fits.items()
+            for label, found in fit["values"].items()
+            for statistic, value in found.items()
+        ],
     )
 
 

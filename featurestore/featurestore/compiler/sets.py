@@ -10,6 +10,8 @@ from featurestore.compiler.columns import by_name, duration, positive
 from featurestore.compiler.entities import compile_keys
 from featurestore.compiler.expectations import compile_expectations
 from featurestore.compiler.fingerprints import fingerprint
+from featurestore.compiler.imputes import Statistics
+from featurestore.compiler.step_fits import fitted_steps, steps_not_fitted
 from featurestore.errors import SpecError
 from featurestore.plans import AggregateColumn, Expectation, KeyColumn, SetPlan, SourcePlan
 from featurestore.specs.models import Entity, FeatureSet
@@ -29,11 +31,14 @@ class Rows:
     source: SourcePlan
     steps: tuple[Step, ...] = ()
     places: tuple[str, ...] = ()
+    owners: tuple[tuple[str, int], ...] = ()
+    """Whose step each is, and the number it has there: what is fitted for it is that set's."""
 
     def below(self, feature_set: FeatureSet, origin: Origin) -> Rows:
         """Return what a set chained to `feature_set` reads."""
         places = tuple(origin.where("steps", index) for index in range(len(feature_set.steps)))
-        return Rows(self.source, self.steps + feature_set.steps, self.places + places)
+        owners = tuple((feature_set.name, index) for index in range(len(feature_set.steps)))
+        return Rows(self.source, self.steps + feature_set.steps, self.places + places, self.owners + owners)
 
 
 def compile_set(
@@ -42,16 +47,22 @@ def compile_set(
     rows: Rows,
     *,
     project: str,
+    fits: Mapping[str, Statistics] | None = None,
     origin: Origin | None = None,
 ) -> SetPlan:
-    """Return the plan of a feature set that reads `rows`. Raises SpecErrors with all that is wrong."""
+    """Return the plan of a feature set that reads `rows`.
+
+    `fits` holds what is fitted, by set, step and column, then statistic. Raises SpecErrors with all that is
+    wrong, and NotFitted where a step awaits a fit and all else is right.
+    """
     origin = origin or Origin(f"feature set '{feature_set.name}'")
     problems = Problems()
     source = rows.source
     below = rows.below(feature_set, origin)
     steps = None
     with problems.collect(origin.where("steps"), "steps"):
-        steps = compile_steps(below.steps, source.schema, where=below.places.__getitem__)
+        fitted = fitted_steps(below.owners, fits or {})
+        steps = compile_steps(below.steps, source.schema, where=below.places.__getitem__, fits=fitted)
     ttl, history = None, None
     with problems.collect(origin.where("ttl"), "ttl"):
         if feature_set.ttl is not None:
@@ -81,6 +92,8 @@ def compile_set(
             message = f"the steps make a column '{name}'; two underscores are for the store's own."
             problems.add(SpecError(message, where=origin.where("steps"), hint="Name it otherwise."))
     problems.check()
+    if steps.needs:
+        raise steps_not_fitted(feature_set.name, source, below, steps, fitted)
     return _plan(feature_set, project, source, keys, steps, aggregates, ttl, history, expectations)
 
 

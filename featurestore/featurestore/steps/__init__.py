@@ -21,6 +21,7 @@ from featurestore.steps.library import (
     OneHot,
     Python,
     Rename,
+    Scale,
     Select,
     Validate,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "OneHot",
     "Python",
     "Rename",
+    "Scale",
     "Select",
     "Step",
     "StepPlan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, RootModel
@@ -55,11 +55,13 @@ class Example:
     """A step's parameters in YAML, a row before it, and the visible columns after it.
 
     Values are natural ones: datetimes stand for timestamps. `gives` is None where the row is filtered.
+    `fits` is what is fitted for the step: column to statistic to value.
     """
 
     parameters: Any
     row: Mapping[str, Any]
     gives: Mapping[str, Any] | None
+    fits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Parameters(BaseModel, Step):

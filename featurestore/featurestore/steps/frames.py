@@ -79,7 +79,9 @@ class _Work:
         self._frame = done.lazy()
 
     def _check(self, op: Check) -> None:
-        """Count the rows that are wrong, of those that came so far; take them out but for a warning."""
+        """Count the rows so far that are wrong and, but for a warning, note why they go."""
+        if op.severity != "warn":
+            self._track()
         done = self._collect()
         failed = ~to_polars(op.expression).fill_null(True)
         rejected = rejects(op.expression)
@@ -89,9 +91,8 @@ class _Work:
         number = int(done[_FAILED].sum())
         self._checks[op.name] = self._checks.get(op.name, 0) + number
         if number and op.severity != "warn":
-            wrong = done.filter(pl.col(_FAILED))
-            self._out.append(wrong.select(_ROW, pl.lit(op.reason).alias(REASON)))
-            done = done.filter(~pl.col(_FAILED))
+            why = pl.when(pl.col(_FAILED)).then(pl.lit(op.reason))
+            done = done.with_columns(why.alias(REASON))
         self._frame = done.drop(_FAILED).lazy()
 
     def _track(self) -> None:

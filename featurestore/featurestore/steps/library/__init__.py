@@ -13,6 +13,7 @@ from featurestore.steps.library.filter import Filter
 from featurestore.steps.library.map_values import MapValues
 from featurestore.steps.library.one_hot import OneHot
 from featurestore.steps.library.python import Python
+from featurestore.steps.library.scale import Scale
 from featurestore.steps.library.validate import Validate
 from featurestore.steps.library.values import Cast, Impute
 
@@ -30,6 +31,7 @@ __all__ = [
     "OneHot",
     "Python",
     "Rename",
+    "Scale",
     "Select",
     "Validate",
 ]
@@ -41,6 +43,7 @@ STEPS: dict[str, Any] = {
         MapValues,
         OneHot,
         Bin,
+        Scale,
         Clip,
         Derive,
         Filter,
