@@ -224,6 +224,28 @@ def test_the_newest_copy_of_an_event_is_fitted_where_it_replaces(tmp_path):
         assert store.fit("spend")["steps[0].amount"] == {"min": 1.0, "max": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("on_duplicate", "expected"),
+    [("first", {"min": 4.0, "max": 4.0}), ("replace", {"min": 2.0, "max": 4.0})],
+)
+def test_what_was_taken_back_is_not_fitted(tmp_path, on_duplicate, expected):
+    text = SPECS.replace(
+        "event_id: id\n", f"event_id: id\non_duplicate: {on_duplicate}\ndeleted: \"shop = 'x'\"\n"
+    )
+    hours = [START + timedelta(hours=n) for n in (1, 2)]
+    copies = [
+        payment(1, amount=1.0),
+        payment(1, amount=9.0, shop="x", seen=hours[0]),
+        payment(2, amount=1.0),
+        payment(2, amount=9.0, shop="x", seen=hours[0]),
+        payment(2, amount=2.0, seen=hours[1]),  # brings it back, where it replaces
+        payment(3, amount=4.0),
+    ]
+    step = "scale: {column: amount, method: min_max}"
+    with project(tmp_path, step, text=text, a=pl.DataFrame(copies)) as store:
+        assert store.fit("spend")["steps[0].amount"] == expected
+
+
 def test_many_small_reads_give_what_one_gives(tmp_path, monkeypatch):
     values = [float(i * i % 97) for i in range(200)]
     copies = pl.concat([rows(*values), rows(*values[:50])])

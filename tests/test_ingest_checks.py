@@ -183,6 +183,16 @@ def test_expectations_see_the_rows_after_the_steps_all_of_them_and_no_others(tmp
         assert [item["is_met"] for item in report.expectations] == [True, True, True]
 
 
+def test_a_deletion_is_held_to_no_check_and_no_expectation(tmp_path):
+    steps = "validate: {column: amount, not_null: true, severity: fail}"
+    wanted = "{column: amount, null_share: {max: 0}}\n{rows: {max: 1}}"
+    text = specs(steps, wanted).replace("event_id: id\n", "event_id: id\ndeleted: \"shop = 'x'\"\n")
+    with opened(tmp_path, text) as store:
+        [report] = store.ingest("spend", frame(1.0, None, shop=pl.Series(["a", "x"])))
+        assert (report.rows_written, report.checks["amount.not_null"]["failed"]) == (2, 0)
+        assert all(item["is_met"] for item in report.expectations)
+
+
 def test_an_expectation_changes_no_table_and_takes_effect_at_once(tmp_path):
     with opened(tmp_path, specs(), a=frame(1.0)) as store:
         store.ingest("spend")

@@ -19,7 +19,7 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 
-from featurestore.plans import Expectation, SetPlan
+from featurestore.plans import DELETED, Expectation, SetPlan
 from featurestore_engines.batch.sums import exact_sum
 
 MEMORY = "512MB"
@@ -66,7 +66,9 @@ class Expectations:
         self._stack.close()
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Take rows after the steps."""
+        """Take rows after the steps. Deletions do not count."""
+        if DELETED in rows.columns:
+            rows = rows.remove(DELETED)
         self._rows += rows.height
         for expectation, part in self._parts:
             if part is not None:

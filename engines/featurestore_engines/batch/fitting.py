@@ -117,9 +117,14 @@ class Fitting:
         direction = "DESC" if source.on_duplicate == "replace" else "ASC"
         ranked = ", ".join(f"{name} {direction} NULLS FIRST" for name in order)
         same = f"PARTITION BY {plans.EVENT_TIME}, {plans.EVENT_ID}"
+        # the newest of an id decides where it replaces; else any deletion takes the id back
+        gone = f"bool_or({deleted}) OVER ({same})"
+        if source.on_duplicate == "replace":
+            gone = f"first_value({deleted}) OVER ({same} ORDER BY {ranked})"
         return (
-            f"SELECT {_NUMBER} FROM (SELECT {_NUMBER}, row_number() OVER ({same} ORDER BY {ranked}) AS rank,"
-            f" bool_or({deleted}) OVER ({same}) AS gone FROM values_) WHERE rank > 1 OR gone ORDER BY 1"
+            f"SELECT {_NUMBER} FROM (SELECT {_NUMBER}, {gone} AS gone,"
+            f" row_number() OVER ({same} ORDER BY {ranked}) AS rank FROM values_)"
+            " WHERE rank > 1 OR gone ORDER BY 1"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from featurestore.plans import (
 from featurestore.rows.dead_letters import empty, letters, payloads
 from featurestore.rows.keys import encode
 from featurestore.steps.frames import REASON, run
+from featurestore.steps.plan import Check, Filter
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     key is none of the entity's type is rejected.
     """
     checks: dict[str, int] = {}
-    kept, refused = run(plan.steps, rows, checks)
+    kept, refused = _stepped(plan, rows, checks)
     filtered = rows.height - kept.height - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
@@ -73,6 +74,22 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
     return Transformed(out, rejected, counts, checks)
+
+
+def _stepped(plan: SetPlan, rows: pl.DataFrame, checks: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that the steps keep and those that they reject, and count what checks find.
+
+    No filter and no check holds a deletion back.
+    """
+    if DELETED not in rows.columns or not rows[DELETED].any():
+        return run(plan.steps, rows, checks)
+    held = tuple(op for op in plan.steps.ops if not isinstance(op, (Filter, Check)))
+    parts = [
+        run(plan.steps, rows.filter(~rows[DELETED]), checks),
+        run(replace(plan.steps, ops=held), rows.filter(rows[DELETED])),
+    ]
+    kept, refused = (pl.concat(frames) for frames in zip(*parts, strict=True))
+    return kept.sort(PARTITION, SEQUENCE), refused.sort(PARTITION, SEQUENCE)
 
 
 def _refused(plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
