@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from featurestore.expressions.functions import FUNCTIONS, MACROS, Example, Function, Macro
 
-
 STRICT = "null of a null argument"
 """What most functions make of nulls."""
 

@@ -11,7 +11,6 @@ from pydantic.json_schema import SkipJsonSchema
 from featurestore.steps.base import Example
 from featurestore.steps.library import STEPS
 
-
 _HIDDEN: Any = SkipJsonSchema
 """Marks parameters that nobody writes."""
 
