@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
+from decimal import Context, Decimal
 from typing import Any
 
 import polars as pl
@@ -16,8 +18,10 @@ from featurestore.errors import SpecError
 from featurestore.expressions import Call, Expression
 from featurestore.expressions.functions import FUNCTIONS
 from featurestore.expressions.parser import parse
+from featurestore.expressions.rules import integer_bounds
 from featurestore.expressions.to_polars import to_polars
-from featurestore.instants import ALWAYS, LAST
+from featurestore.instants import ALWAYS, DAY, LAST
+from featurestore.json_documents import of_value
 from featurestore.types import DataType
 
 NUMBERS = ["int64", "int8", "uint64", "float64", "float32", "decimal(10,2)"]
@@ -173,24 +177,81 @@ def test_every_function_agrees_over_all_edges_of_its_types(text: str, kinds: tup
     assert_equal(expression, schema, rows)
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+JSON_TEXT = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", ""]) | TEXT, inner)
+    ),
+    max_leaves=6,
+)
+
+
+def generated(kind: str) -> st.SearchStrategy[Any]:
+    """Return values of a type, the edges among them."""
+    if kind.startswith("decimal"):
+        precision, scale = (int(part) for part in kind[8:-1].split(","))
+        whole = st.integers(-(10**precision) + 1, 10**precision - 1)
+        made: st.SearchStrategy[Any] = whole.map(
+            lambda value: Decimal(value).scaleb(-scale, Context(prec=50))
+        )
+    elif kind.startswith(("int", "uint")):
+        made = st.integers(*integer_bounds(DataType.parse(kind)))
+    else:
+        made = {
+            "float64": st.floats() | st.floats(-1e3, 1e3),
+            "float32": st.floats(width=32),
+            "degrees": st.floats(-400, 400),
+            "bool": st.booleans(),
+            "string": TEXT | st.from_regex(r"[-+]?[0-9]{1,20}(\.[0-9]{1,3})?", fullmatch=True),
+            "document": JSON_TEXT.map(json.dumps) | TEXT,
+            "json": JSON_TEXT.map(of_value),
+            "timestamp": st.integers(ALWAYS, LAST) | st.integers(-(2**63), 2**63 - 1),
+            "date": st.integers(ALWAYS // DAY, LAST // DAY) | st.integers(-(2**31), 2**31 - 1),
+            "binary": st.binary(max_size=9),
+            "list<string>": st.lists(st.none() | TEXT, max_size=3),
+        }[kind]
+    return st.one_of(st.sampled_from(EDGES[kind]), made)
+
+
+def functions_of(node: Expression) -> set[str]:
+    """Return the names of all functions in an expression."""
+    if not isinstance(node, Call):
+        return set()
+    return {node.function}.union(*map(functions_of, node.arguments))
+
+
+def typed(text: str, kinds: tuple[str, ...]) -> tuple[Expression, dict[str, DataType]] | None:
+    """Return a case's expression and columns; None where the matrix of casts has a hole."""
+    names = zip("abc", kinds, strict=False)
+    schema = {name: DataType.parse(ALIAS.get(kind, kind)) for name, kind in names}
+    try:
+        return parse(text, schema), schema
+    except SpecError:
+        return None
+
+
+REACHING: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+for case in CASES:
+    if (found := typed(*case)) is not None:
+        for function in functions_of(found[0]):
+            REACHING.setdefault(function, []).append(case)
+
+
 def test_the_cases_reach_every_function_of_the_table() -> None:
-    reached: set[str] = set()
+    """`known` is not written in text; test_steps_equality.py has it, as `unknown: reject`."""
+    assert set(REACHING) == set(FUNCTIONS) - {"known"}
 
-    def visit(node: Expression) -> None:
-        if isinstance(node, Call):
-            reached.add(node.function)
-            for argument in node.arguments:
-                visit(argument)
 
-    for text, kinds in CASES:
-        schema = {
-            name: DataType.parse(ALIAS.get(kind, kind)) for name, kind in zip("abc", kinds, strict=False)
-        }
-        try:
-            visit(parse(text, schema))
-        except SpecError:
-            continue
-    assert reached == set(FUNCTIONS) - {"known"}  # test_steps_unknown.py has it: no text is parsed to it
+@pytest.mark.parametrize("function", sorted(REACHING))
+@given(st.data())
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_every_function_agrees_over_generated_values(function: str, data: st.DataObject) -> None:
+    text, kinds = data.draw(st.sampled_from(REACHING[function]))
+    made = typed(text, kinds)
+    assert made is not None
+    row = st.fixed_dictionaries({name: generated(kind) for name, kind in zip("abc", kinds, strict=False)})
+    assert_equal(*made, data.draw(st.lists(row, min_size=1, max_size=20)))
 
 
 SCHEMA = {
@@ -266,6 +327,10 @@ def trees(draw: st.DrawFn, kind: str, depth: int) -> str:
                     lambda: f"hour({sub('time')}, 'Europe/Berlin')",
                     lambda: f"year({sub('time')})",
                     lambda: f"bin({sub(number)}, 0, 5)",
+                    lambda: f"hash({sub(anything)}, {sub(anything)})",
+                    lambda: f"hash_bucket(7, {sub(anything)})",
+                    lambda: f"length(tokens({sub('text')}))",
+                    lambda: f"cast(json_extract({sub('text')}, '$[0]') as int64)",
                 ]
             )
         )()
@@ -287,6 +352,9 @@ def trees(draw: st.DrawFn, kind: str, depth: int) -> str:
                     lambda: f"greatest({sub('float')}, {sub(number)})",
                     lambda: f"seconds_between({sub('time')}, {sub('time')})",
                     lambda: f"cast({sub('text')} as float64)",
+                    lambda: f"haversine({sub('float')}, {sub(number)}, {sub('float')}, 1)",
+                    lambda: f"least({sub('float')}, {sub(number)})",
+                    lambda: f"sign({sub('float')})",
                 ]
             )
         )()
@@ -317,6 +385,9 @@ def trees(draw: st.DrawFn, kind: str, depth: int) -> str:
                     lambda: f"lower({sub('text')})",
                     lambda: f"substring({sub('text')}, {sub('int')}, 2)",
                     lambda: f"cast({sub(anything)} as string)",
+                    lambda: f"regex_extract({sub('text')}, '[0-9a]+')",
+                    lambda: f"cast(cast({sub('text')} as json) as string)",
+                    lambda: f"trim(replace({sub('text')}, 'a', {sub('text')}))",
                 ]
             )
         )()

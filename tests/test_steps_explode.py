@@ -227,3 +227,56 @@ def test_where_explode_cannot_be_right_it_is_refused(
     with project(tmp_path, SPECS.replace(*change)) as store, pytest.raises(SpecError, match=said) as error:
         store.validate()
     assert "specs.yaml:" in str(error.value)
+
+
+def test_a_preview_shows_every_item(tmp_path: Path) -> None:
+    with project(tmp_path) as store:
+        raw = pl.DataFrame(
+            {
+                "id": ["o1", "o2"],
+                "at": [START, START + timedelta(minutes=1)],
+                "lines": [[{"sku": "a", "units": 1}, {"sku": "a", "units": 2}], []],
+            }
+        )
+        shown = store.preview("sales", raw)
+        assert shown.features["units"].to_list() == [1, 2]
+        assert shown.features["units_sum_1h"].to_list() == [3, 3]
+        assert shown.counts == {"filtered": 1}
+
+
+CHAINED = """
+kind: Entity
+name: colour
+---
+kind: FeatureSet
+name: colours
+entities: [colour]
+source: sales
+history: all
+steps:
+  - join: {table: colours.csv, on: sku}
+  - select: [units]
+aggregations:
+  - {column: units, functions: [sum], windows: [1h]}
+---
+kind: FeatureVector
+name: by_colour
+features: [colours.*]
+"""
+
+
+def test_a_chained_set_reads_the_items_and_has_its_own_table(tmp_path: Path) -> None:
+    (tmp_path / "colours.csv").write_text("sku,colour\na,red\nb,red\nc,blue\n", encoding="utf-8")
+    with project(tmp_path, f"{SPECS}---{CHAINED}") as store:
+        store.apply()
+        (tmp_path / "colours.csv").unlink()
+        store.push("orders", ORDERS, wait=20)
+        at = START + timedelta(minutes=4)
+        asked = [{"colour": "red"}, {"colour": "blue"}]
+        found = store.vector("by_colour").get_online(asked, as_of=at).to_dicts()
+        assert [row["units_sum_1h"] for row in found] == [31, 32]
+        based = CHAINED.replace("features:", "base: colours\nfeatures:")
+        (tmp_path / "colours.csv").write_text("sku,colour\na,red\n", encoding="utf-8")
+        (tmp_path / "specs.yaml").write_text(f"{SPECS}---{based}", encoding="utf-8")
+        with pytest.raises(SpecError, match="a vector scores one"):
+            store.validate()

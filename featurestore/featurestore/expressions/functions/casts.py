@@ -96,7 +96,7 @@ def _python(writer: Writer, call: Call, x: str) -> str:
     source, target = call.arguments[0].type, call.type
     if source == target:
         return x
-    if source == JSON and target.item is not None and target.item != JSON:
+    if source == JSON and target.name == "list" and target.item is not None and target.item != JSON:
         return f"json_items({x}, {writer.constant(_item(target.item))})"
     return _PYTHON[kind_of(source), kind_of(target)](x, call)
 
@@ -207,7 +207,9 @@ def _polars(call: Call, x: pl.Expr) -> pl.Expr:
 def castable(source: DataType, target: DataType) -> bool:
     """Return whether values of one type can be cast to another. JSON is cast by way of its text."""
     if source == JSON and target != JSON:
-        return castable(STRING, target) if target.item is None else castable(JSON, target.item)
+        if target.name == "list" and target.item is not None:
+            return castable(JSON, target.item)
+        return castable(STRING, target)
     return source == target or (kind_of(source), kind_of(target)) in _PYTHON
 
 
