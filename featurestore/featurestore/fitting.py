@@ -10,6 +10,7 @@ from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import RequestError, did_you_mean
 from featurestore.plans import VectorPlan
+from featurestore.training import training_rows
 from featurestore.types import DataType
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def fit(
         from featurestore.rows.frames import to_polars
 
         frame = to_polars(rows)
-    options = engine.options(event_time="event_timestamp", as_known=False, start=None, end=until, cut=None)
+    options = engine.options("event_timestamp", training=training_rows(plan, end=until))
     values = engine.training_set(plan, environment.rows_table, frame, options).to_polars()
     types = {f.name: f.type for f in plan.outputs}
     result: dict[str, dict[str, Any]] = {}
