@@ -164,9 +164,7 @@ def _label(label: LabelPlan, reader: TableReader, asked: Questions) -> tuple[pl.
     working = asked.working
     is_pending = pl.repeat(False, working.height, eager=True)
     if label.by_event_id and asked.base is not None:
-        keys = _keyed(working, label.set, label.keys, {}).select(
-            QUERY, plans.KEY
-        )  # which need not be the base's
+        keys = _keyed(working, label.set, label.keys, {}).select(QUERY, plans.KEY)
         base = asked.base.drop(plans.KEY).join(keys, on=QUERY, how="inner", maintain_order="left")
         found = matched_rows(label.set, reader, base, label.feature)
         found = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
