@@ -19,7 +19,7 @@ from featurestore.online.requests import cast_row
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.identity import event_id
-from featurestore.steps.rows import compile_rows
+from featurestore.steps.rows import compile_each
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -166,13 +166,16 @@ def _shards(
     plan: SetPlan, rows: Sequence[dict[str, Any]], appended: Sequence[tuple[str, int]]
 ) -> Iterable[tuple[int, dict[str, Any], tuple[str, int]]]:
     """Yield the shard of each row's entity, with its place; rows that no entity gets are left out."""
-    steps = compile_rows(plan.steps)
+    steps = compile_each(plan.steps)
     kinds = [key.type for key in plan.keys]
     for row, place in zip(rows, appended, strict=True):
         try:
-            done = steps(dict(row))
-            if done is not None:
-                parts = [cast_key(done[key.column], key.type) for key in plan.keys]
-                yield shard_of(encode_key(parts, kinds)), done, place
-        except (RowRejected, ValueError):
+            made = steps(dict(row))
+        except RowRejected:
             continue
+        for done in made:
+            try:
+                parts = [cast_key(done[key.column], key.type) for key in plan.keys]
+            except ValueError:
+                continue
+            yield shard_of(encode_key(parts, kinds)), done, place

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FLOATS = ("float32", "float64")
-_PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp")
+_PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp", "json")
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
 _LIST = re.compile(r"list<(.+)>$")
 _VECTOR = re.compile(r"vector<\s*(float32|float64)\s*,\s*(\d+)\s*>$")
@@ -28,8 +28,9 @@ class DataType:
     """A column's type: `int64`, `float64`, `string`, `timestamp`, `decimal(p,s)`, `list<item>` …
 
     `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points. `vector<item,n>`
-    is n floats, none of them null: `size` is n. `map<key,item>`, a dictionary in ascending order of its keys,
-    is the type of features only: no column has it.
+    is n floats, none of them null: `size` is n. `json` is one document as canonical text
+    (`featurestore.json_documents`). `map<key,item>`, a dictionary in ascending order of its keys, is the type
+    of features only: no column has it.
     """
 
     name: str
@@ -125,7 +126,8 @@ class DataType:
             return pa.map_(self.key.arrow(), self.item.arrow())
         if self.name == "timestamp":
             return pa.timestamp("us", "UTC")
-        made: pyarrow.DataType = getattr(pa, {"bool": "bool_", "date": "date32"}.get(self.name, self.name))()
+        named = {"bool": "bool_", "date": "date32", "json": "string"}
+        made: pyarrow.DataType = getattr(pa, named.get(self.name, self.name))()
         return made
 
     def polars(self) -> polars.DataType:
@@ -146,7 +148,9 @@ class DataType:
             return pl.List(pl.Struct({"key": self.key.polars(), "value": self.item.polars()}))
         if self.name == "timestamp":
             return pl.Datetime("us", "UTC")
-        name = "Boolean" if self.name == "bool" else self.name.capitalize().replace("Uint", "UInt")
+        name = {"bool": "Boolean", "json": "String"}.get(
+            self.name, self.name.capitalize().replace("Uint", "UInt")
+        )
         made: polars.DataType = getattr(pl, name)()
         return made
 
@@ -158,6 +162,7 @@ FLOAT64 = DataType("float64")
 STRING = DataType("string")
 DATE = DataType("date")
 TIMESTAMP = DataType("timestamp")
+JSON = DataType("json")
 
 
 @dataclass(frozen=True)

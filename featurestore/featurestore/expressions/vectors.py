@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,13 +25,23 @@ def physical(series: pl.Series) -> pl.Series:
 
 def column(values: list[Any], kind: DataType) -> pl.Series:
     """Return row values as a column of a type."""
-    return pl.Series(values, dtype=_physical_type(kind)).cast(kind.polars())
-
-
-def _physical_type(kind: DataType) -> Any:
+    if kind.name in ("timestamp", "date"):
+        return pl.Series(values, dtype=pl.Int64).cast(kind.polars())
     if kind.name == "list" and kind.item is not None:
-        return pl.List(_physical_type(kind.item))
-    return pl.Int64 if kind.name in ("timestamp", "date") else kind.polars()
+        return _lists(values, kind.item)
+    return pl.Series(values, dtype=kind.polars())
+
+
+def _lists(values: list[list[Any] | None], item: DataType) -> pl.Series:
+    """Return lists as a column. By way of Arrow: Polars looks at each list by itself, 20 times as long."""
+    import pyarrow as pa
+
+    items = column(list(itertools.chain.from_iterable(held for held in values if held)), item)
+    ends = np.zeros(len(values) + 1, np.int64)
+    np.cumsum([len(held) if held else 0 for held in values], out=ends[1:])
+    missing = pa.array([held is None for held in values], pa.bool_())
+    made = pa.LargeListArray.from_arrays(pa.array(ends), items.to_arrow(), mask=missing)
+    return pl.Series(made, dtype=pl.List(item.polars()))
 
 
 def values(function: Callable[..., Any], kind: DataType, *arguments: pl.Expr) -> pl.Expr:

@@ -94,7 +94,7 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         _whole(frame, plans.ORDER) if layout.has_order else None,
         _whole(frame, plans.EVENT_ID) if layout.has_ids else None,
         row_parts(layout.parts, frame),
-        packed(layout, frame),
+        row_features(layout, frame),
         deleted=_flags(frame) if layout.has_deleted else None,
     )
     return EntityBatch(
@@ -110,7 +110,7 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
     )
 
 
-def packed(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
+def row_features(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
     """Return each row's row-level features; none of a row that is deleted."""
     if not layout.has_plain:
         return []

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from featurestore import json_documents
 from featurestore.errors import RequestError
 from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
@@ -183,6 +184,16 @@ def _vector(value: Any, kind: DataType, _: str | None) -> list[float]:
     return [_real(item, kind.item, None) for item in value]
 
 
+def _json(value: Any, kind: DataType, _: str | None) -> str | None:
+    """Return a document's canonical text: of text that holds one, or of plain values."""
+    try:
+        if isinstance(value, str):
+            return json_documents.canonical(value) if value.strip() else None
+        return json_documents.of_value(value)
+    except ValueError:
+        raise _refuse(value, kind) from None
+
+
 _CASTS = {
     "string": _text,
     "bool": _truth,
@@ -192,4 +203,5 @@ _CASTS = {
     "timestamp": _timestamp,
     "list": _list,
     "vector": _vector,
+    "json": _json,
 }
