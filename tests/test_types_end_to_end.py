@@ -78,6 +78,7 @@ VALUES: dict[str, list[Any]] = {
     "binary": BYTES,
     "date": DAYS,
     "timestamp": INSTANTS,
+    "json": ['{"a":[1,null,{"é":"x"}]}', "[]", '"text"', "123456789012345678901234567890", "false"],
     "list<int64>": [[], [None], [2**63 - 1, -(2**63), None, 2**53 + 1], [0] * 100],
     "list<uint64>": [[2**64 - 1, 0, None], []],
     "list<float64>": [[NAN, INF, -INF, -0.0, None], [], [5e-324, 0.1]],
