@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SUM_TOLERANCE = 1e-15
 """Of the sum of the window's magnitudes: sums and averages of floats (DESIGN 3.7)."""
+DECAY_TOLERANCE = 1e-12
+"""Of the sum of the window's magnitudes: sums and averages that decay."""
 MOMENT_TOLERANCE = 1e-9
 """Relative: variance and its kin, and what is derived from floats."""
 
@@ -68,15 +70,20 @@ class Comparison:
         lookup, aggregate = self._made[output]
         if aggregate is None:
             return 0.0
-        if aggregate.function in ("var", "std"):
+        if aggregate.function in ("var", "std", "var_pop", "std_pop"):
             return MOMENT_TOLERANCE * abs(value)
-        if aggregate.function not in ("sum", "avg") or aggregate.input.column is None:
+        if aggregate.function in ("skew", "kurtosis"):
+            return MOMENT_TOLERANCE * (1.0 + abs(value))
+        share = {"sum": SUM_TOLERANCE, "avg": SUM_TOLERANCE}.get(aggregate.function)
+        if aggregate.half_life is not None:
+            share = DECAY_TOLERANCE
+        if share is None or aggregate.input.column is None:
             return 0.0
         behind = self._in_window(lookup, aggregate, rows, number)
         if behind is None or not behind.height:
             return 0.0
         magnitude = float(behind[aggregate.input.column].abs().sum())
-        return SUM_TOLERANCE * (magnitude if aggregate.function == "sum" else magnitude / behind.height)
+        return share * (magnitude if aggregate.function.endswith("sum") else magnitude / behind.height)
 
     def _in_window(
         self, lookup: Lookup, aggregate: AggregateColumn, rows: pl.DataFrame, number: int
@@ -146,13 +153,9 @@ def key_frame(plan: VectorPlan, questions: pl.DataFrame, keys: Sequence[str]) ->
 
 def _row_values(series: pl.Series, kind: DataType) -> list[Any]:
     """Return a column as row values: instants in microseconds, dates in days."""
-    import polars as pl
+    from featurestore.rows.values import series_row_values
 
-    if kind.name in ("timestamp", "date"):
-        series = series.to_physical()
-    elif kind.name == "list" and kind.item is not None and kind.item.name in ("timestamp", "date"):
-        series = series.list.eval(pl.element().to_physical())
-    return series.to_list()
+    return series_row_values(series, kind)
 
 
 def _same(a: Any, b: Any) -> bool:
