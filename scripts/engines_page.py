@@ -37,7 +37,7 @@ def text(gaps: Iterable[Gap] = GAPS) -> str:
         " and the training set of what was known at the time.",
         "",
         f"There are {len(known)} cases and {len(MODES)} modes. `make test` takes each case through the"
-        + " oracle, batch and two more modes in turn; `make conformance` takes all through all. How values are"
+        + " oracle, batch and two more modes in turn; `make conformance` takes all. How values are"
         + " compared, and the generated cases beside these, is in [Parity](parity.md).",
         "",
         "## What an engine cannot do",

@@ -16,6 +16,7 @@ import oracle
 import polars as pl
 from conformance import drawing
 from conformance.arriving import Row, frame
+from conformance.asking import natural_rows
 from conformance.drawing import Case
 from conformance.judge import Judge
 from conformance.memory import MemoryOnline, MemoryTable
@@ -214,7 +215,7 @@ class _Check:
 
     def _training(self, plan: VectorPlan, rows: pl.DataFrame, options: Options) -> list[Row | None]:
         made = training_set(plan, lambda _: MemoryTable(self._facts), rows, options)  # type: ignore[arg-type,return-value]
-        return [*oracle.rows_of(made.to_polars().select(made.features))]
+        return [*natural_rows(made.to_polars().select(made.features))]
 
     def _compare(
         self,

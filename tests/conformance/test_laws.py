@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from conformance import drawing
 from conformance.arriving import Row, frame
+from conformance.asking import natural_rows
 from conformance.comparison import facts_of
 from conformance.memory import MemoryOnline, MemoryTable
 from hypothesis import given
@@ -108,7 +109,7 @@ def trained(
     at = pl.Series(AT, [t for _, t in asked], pl.Int64).cast(pl.Datetime("us", "UTC"))
     vector = project.vectors["asked"]
     made = training_set(vector, lambda _: table, rows.with_columns(at), Options(AT, as_known))
-    return [list(row.values()) for row in oracle.rows_of(made.to_polars().select(made.features))]
+    return [list(row.values()) for row in natural_rows(made.to_polars().select(made.features))]
 
 
 @st.composite
