@@ -69,7 +69,9 @@ def _said(value: Any, kind: DataType) -> Any:
         return date.fromordinal(value + _EPOCH_DAY).isoformat()
     if kind.name == "binary":
         return base64.b64encode(value).decode()
-    if kind.name == "decimal" or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}: make it in a step")
+    if kind.name == "decimal":
         return str(value)
     return value
 
