@@ -25,7 +25,8 @@ within 1e-9 of 1.5, relatively, `≈1.5` within 2 %. `name?` is a status, of onl
 
 A case may also have `specs`, `vector` (default: the only one, else all features of the only set),
 `messages` (JSON texts by source, in place of rows), `rejected` (reason codes of dead letters), `only`
-(readings, see `modes.READINGS`), `both` (all rows come by both halves) and `skip` (traits of modes that do
+(readings, see `modes.READINGS`), `both` (all rows come by both halves),
+`fit` (raw rows by set, which its steps are fitted to) and `skip` (traits of modes that do
 not apply, with the reason as a comment).
 """
 
@@ -49,20 +50,7 @@ ORIGIN = "2026-01-01T00:00:00Z"
 GIVES = "=>"
 _TERM = re.compile(r"\s*([+-])\s*((?:\d+(?:us|ms|s|m|h|d|w))+)$")
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-_FIELDS = {
-    "name",
-    "t0",
-    "specs",
-    "rows",
-    "messages",
-    "expect",
-    "known",
-    "vector",
-    "rejected",
-    "only",
-    "skip",
-    "both",
-}
+_FIELDS = frozenset("name t0 specs rows messages expect known vector rejected only skip both fit".split())
 
 
 @dataclass(frozen=True)
@@ -90,6 +78,7 @@ class Case:
     only: frozenset[str]
     skip: frozenset[str] = field(default_factory=frozenset)
     both: bool = False
+    fit: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -135,6 +124,7 @@ def topic(path: Path) -> Iterator[Case]:
             only=frozenset(given.get("only", ())),
             skip=frozenset(given.get("skip", ())),
             both=given.get("both", False),
+            fit={name: _records(table) for name, table in given.get("fit", {}).items()},
         )
         origins = given.get("t0", ORIGIN)
         if isinstance(origins, list):

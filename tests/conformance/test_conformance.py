@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,22 +40,25 @@ def _parameters() -> list[Any]:
 
 @pytest.fixture(scope="session")
 def projects(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
-    """Returns the project of these specs and this kind of online store, made once."""
+    """Returns the applied project of a case and a kind of online store; cases of the same specs share it."""
+    made: dict[tuple[str, str, str], Project] = {}
 
-    @functools.cache
-    def project(specs: str, online: str) -> Project:
-        root = tmp_path_factory.mktemp("conformance")
-        settings = {"kind": online}
-        if online == "redis":
-            settings |= {"url": request.getfixturevalue("redis_url"), "prefix": root.name}
-        return Project(root, specs, settings)
+    def project(case: Case, online: str) -> Project:
+        key = (case.specs, repr((case.fit, case.t0)) if case.fit else "", online)
+        if key not in made:
+            root = tmp_path_factory.mktemp("conformance")
+            settings = {"kind": online}
+            if online == "redis":
+                settings |= {"url": request.getfixturevalue("redis_url"), "prefix": root.name}
+            made[key] = Project(root, case, settings)
+        return made[key]
 
     return project
 
 
 @pytest.mark.parametrize(("case", "mode"), _parameters())
 def test_case(
-    case: Case, mode: Mode, projects: Callable[[str, str], Project], monkeypatch: pytest.MonkeyPatch
+    case: Case, mode: Mode, projects: Callable[[Case, str], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if mode.deep:
         monkeypatch.setattr(tree, "LEAF_ROWS", 1)
@@ -65,7 +67,7 @@ def test_case(
             extension("engines", mode.engine)
         except MissingExtra as error:
             pytest.skip(str(error))
-    project = projects(case.specs, "sqlite" if mode.is_oracle else mode.online)
+    project = projects(case, "sqlite" if mode.is_oracle else mode.online)
     compared = 0
     with project.fresh() as store:
         reference: Any = case.vector or _only_vector(store)
