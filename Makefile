@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench docs check constraints clean
+.PHONY: help setup demo test conformance lint type bench docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: setup ## the whole line on the fraud example: history, stream, training, s
 
 test: setup ## run the tests, but for those marked slow
 	$(BIN)/python -m pytest -m "not slow"
+
+conformance: setup ## run every case of tests/conformance in every mode
+	$(BIN)/python -m pytest -q tests/conformance
 
 lint: setup ## check format and lint
 	$(BIN)/ruff format --check .
