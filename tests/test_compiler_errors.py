@@ -133,7 +133,8 @@ SETS = {
     ),
     "decay without half_life": (
         "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h]}\n",
-        "a.yaml:6: aggregations[0].functions: decay_sum needs half_life:, after how long a value counts half.",
+        "a.yaml:6: aggregations[0].functions: decay_sum needs half_life:, after how long a value counts"
+        " half.",
     ),
     "a half_life of nothing": (
         "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h], half_life: 0s}\n",
@@ -146,11 +147,12 @@ SETS = {
     ),
     "a percentile is missing": (
         "aggregations:\n  - {column: amount, functions: [approx_percentile], windows: [lifetime]}\n",
-        "a.yaml:6: aggregations[0].functions: approx_percentile needs percentile:, the share of values below the"
-        " one it gives, such as 0.95.",
+        "a.yaml:6: aggregations[0].functions: approx_percentile needs percentile:, the share of values below"
+        " the one it gives, such as 0.95.",
     ),
     "two percentiles by one name": (
-        "aggregations:\n  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.5}\n"
+        "aggregations:\n"
+        "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.5}\n"
         "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.9}\n",
         "a.yaml:7: aggregations[1]: the feature 'amount_approx_percentile_1d' is already made by"
         " aggregations[0]. Give one of them a name:, which replaces the column in the feature's name.",

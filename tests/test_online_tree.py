@@ -377,7 +377,7 @@ def test_an_instant_before_trimmed_values_is_an_error() -> None:
 
 @pytest.mark.parametrize("limit", [1, 512])
 def test_a_lifetime_window_keeps_every_row_and_reads_no_field_for_its_left_edge(limit: int) -> None:
-    """Rows of a hundred years are there, the clock being far past any other window; entities do not expire."""
+    """Rows of a hundred years are there, far past any other window, and entities do not expire."""
     window = plans.Window(None)
     made = (
         replace(LAST, name="n", function="count", window=window, type=TYPES["whole"]),
