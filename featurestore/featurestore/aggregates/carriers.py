@@ -2,7 +2,8 @@
 
 Integers, booleans, dates (days) and timestamps (microseconds) are whole numbers, uint64 unsigned; floats
 are float64. A decimal is its digits as a whole number: int64 up to 18 digits, beyond those 16 bytes that
-sort as the numbers do. Text and bytes are Python objects; a list is the MessagePack of its row values.
+sort as the numbers do. Text and bytes are Python objects; a list is the MessagePack of its row values, a
+vector the bytes of its items.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 
 from featurestore.aggregates.arrays import Array
+from featurestore.rows import vectors
 from featurestore.types import DataType
 
 NARROW = 18
@@ -43,7 +45,9 @@ def carry(value: Any, kind: DataType) -> Any:
     """Return one row value, not null, as what carries it."""
     if kind.name == "decimal":
         return carry_unscaled([int(_WIDE.scaleb(value, kind.scale))], kind)[0]
-    return _pack(value) if kind.is_nested else value
+    if kind.name == "vector":
+        return vectors.pack(value, kind)
+    return _pack(value) if kind.name == "list" else value
 
 
 def carry_unscaled(numbers: Iterable[int], kind: DataType) -> list[Any]:
@@ -113,6 +117,8 @@ def _restore(kind: DataType) -> Restore | None:
         return lambda pairs: {key(item): count for item, count in pairs}
     if kind.item is None:
         return None
+    if kind.name == "vector":
+        return lambda value: vectors.unpack(value, kind)
     item = _restore(kind.item)
 
     def listed(value: Any) -> list[Any]:
