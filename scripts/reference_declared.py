@@ -91,7 +91,8 @@ def steps_page() -> str:
             parts.append(f"```yaml\n- {item.name}: {flow(example.parameters)}\n```")
             for name, text in example.files.items():
                 parts.append(f"With `{name}`:\n\n```text\n{text.rstrip()}\n```")
-            parts.append(f"{code(flow(example.row))} {_gives(example.gives)}.")
+            fitted = f", where {code(flow(example.fits))} is fitted" if example.fits else ""
+            parts.append(f"{code(flow(example.row))} {_gives(example.gives)}{fitted}.")
     return page("Steps", *parts)
 
 

@@ -35,10 +35,10 @@ def test_example_gives_what_it_says(name: str, example: Example, tmp_path: Path)
         (tmp_path / file).write_text(text, encoding="utf-8")
     schema = {column: type_of(value) for column, value in example.row.items()}
     row = {column: row_value(value) for column, value in example.row.items()}
+    fields = tuple(Field(n, k) for n, k in schema.items())
     with tables.folder(tmp_path):
-        plan = compile_steps(
-            [read({name: example.parameters})], tuple(Field(n, k) for n, k in schema.items())
-        )
+        plan = compile_steps([read({name: example.parameters})], fields, fits=[example.fits])
+    assert not plan.needs
     rows = [example.gives] if isinstance(example.gives, Mapping) else list(example.gives or ())
     gives = [{n: row_value(value) for n, value in row.items()} for row in rows]
     names = [field.name for field in plan.visible]

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from featurestore import plans, tables
-from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.functions import Finished, plain_values
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
+from featurestore.expressions.vectors import column
 from featurestore.instants import LAST
 from featurestore.kernel import EntityRows, Rules, evaluate
 from featurestore.keys import SHARDS
@@ -305,6 +306,8 @@ def _piece(
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
     """Return finished values as a column of their type, null where not found."""
+    if kind.name == "vector" or (kind.item is not None and kind.item.name == "vector"):
+        return column(plain_values(values, found, kind), kind).alias(name)
     if values.dtype == object:
         items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
         items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]

@@ -14,6 +14,7 @@ from featurestore import instants, plans
 from featurestore.contracts import OfflineTable
 from featurestore.errors import RequestError, did_you_mean
 from featurestore.expressions.to_polars import rejects, to_polars
+from featurestore.expressions.vectors import column
 from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorPlan
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.door import admit
@@ -270,7 +271,9 @@ def _lookup(lookup: Lookup, reader: TableReader, questions: _Questions, as_known
 def _label(label: LabelPlan, reader: TableReader, questions: _Questions) -> pl.Series:
     working = questions.working
     if label.by_event_id and questions.base is not None:
-        found = matched_rows(label.set, reader, questions.base, label.feature)
+        keys = _asked(working, label.set, label.keys).select(QUERY, plans.KEY)  # which need not be the base's
+        base = questions.base.drop(plans.KEY).join(keys, on=QUERY, how="inner", maintain_order="left")
+        found = matched_rows(label.set, reader, base, label.feature)
         joined = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
         return joined[label.feature].cast(label.type.polars()).alias(label.output)
     found = as_of_values(label.set, reader, _asked(working, label.set, label.keys), [label.feature])
@@ -315,8 +318,7 @@ def _derive(derived: DerivedValue, values: pl.DataFrame) -> pl.Series:
 
 def _imputed(plan: VectorPlan, name: str, constant: Any) -> pl.Expr:
     kind = next(f.type for f in plan.outputs if f.name == name)
-    literal = pl.lit(constant, pl.Int32) if kind.name == "date" else pl.lit(constant)
-    return pl.col(name).cast(kind.polars()).fill_null(literal.cast(kind.polars()))
+    return pl.col(name).cast(kind.polars()).fill_null(pl.lit(column([constant], kind)).first())
 
 
 def _require(plan: VectorPlan, rows: pl.DataFrame, needed: Sequence[str]) -> None:

@@ -52,6 +52,11 @@ class CompiledProject:
         """Return a vector's plan. Raises UnknownName, and NotFitted where it awaits a fit."""
         return _find("vector", name, self.vectors, self.unfitted)
 
+    @property
+    def unfitted_sets(self) -> list[str]:
+        """The names of feature sets whose steps await a fit."""
+        return [name for kind, name in self.declarations if kind == "FeatureSet" and name in self.unfitted]
+
     def bundle(self, name: str) -> list[dict[str, Any]]:
         """Return the declarations that an object depends on, then its own, as JSON values.
 
@@ -189,9 +194,17 @@ class _Compiler:
             return
         self.done.add(name)
         with self.problems.collect():
-            self.result.sets[name] = compile_set(
-                declared, self.result.entities, rows, project=self.result.name, origin=origin
-            )
+            try:
+                self.result.sets[name] = compile_set(
+                    declared,
+                    self.result.entities,
+                    rows,
+                    project=self.result.name,
+                    fits=self.fits,
+                    origin=origin,
+                )
+            except NotFitted as error:
+                self.result.unfitted[name] = error
             self.rows[name] = rows.below(declared, origin)
 
     def read_by(self, declared: FeatureSet, origin: Origin, above: tuple[str, ...]) -> Rows | None:
@@ -210,8 +223,16 @@ class _Compiler:
 
     def vector(self, name: str) -> None:
         """Compile a vector, unless a set that it reads is broken, which is said already."""
-        declared = self.vectors[name]
-        if any(used in self.sets and used not in self.result.sets for used in self.used_by(declared)):
+        declared, origin = self.vectors[name], self.origins["FeatureVector", name]
+        without = [
+            used for used in self.used_by(declared) if used in self.sets and used not in self.result.sets
+        ]
+        if all(used in self.result.unfitted for used in without):
+            for used in sorted(without):
+                first = self.result.unfitted[used].name
+                message = f"it reads feature set '{used}', whose steps are not fitted."
+                self.result.unfitted[name] = NotFitted(first, message, where=origin.where("features"))
+        if without:
             return
         try:
             self.result.vectors[name] = compile_vector(
@@ -219,7 +240,7 @@ class _Compiler:
                 self.result.sets,
                 project=self.result.name,
                 fits=self.fits,
-                origin=self.origins["FeatureVector", name],
+                origin=origin,
             )
         except NotFitted as error:
             self.result.unfitted[name] = error

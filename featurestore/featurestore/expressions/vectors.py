@@ -16,7 +16,7 @@ from featurestore.types import DataType
 
 
 def physical(series: pl.Series) -> pl.Series:
-    """Return the column as row values have it: timestamps in microseconds, dates in days."""
+    """Return the column as row values have it: timestamps in microseconds, dates in days, in lists too."""
     leaf: Any = series.dtype
     while isinstance(leaf, pl.List):
         leaf = leaf.inner

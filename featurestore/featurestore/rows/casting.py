@@ -11,6 +11,7 @@
 | date | dates; timestamps at midnight (UTC or without a zone); text of either |
 | timestamp | timestamps of any unit, floored; text (`featurestore.rows.iso`); dates, as local midnight |
 | list | lists, item by item |
+| vector | lists of exactly so many numbers, none of them null |
 | json | text of one document, canonical from here on; structs and lists; `null` is null |
 
 Blank text is null, except where text is declared. Timestamps and dates without a zone are local times of
@@ -79,7 +80,11 @@ def cast(series: pl.Series, kind: DataType, context: Context) -> Cast:
         series = series.cast(pl.String)
     if series.dtype == pl.Null or series.null_count() == len(series):
         return Cast(pl.Series(series.name, [None], dtype=kind.polars()).new_from_index(0, len(series)))
-    if series.dtype == kind.polars() and not kind.is_float and kind.name not in ("timestamp", "list", "json"):
+    if (
+        series.dtype == kind.polars()
+        and not kind.is_float
+        and kind.name not in ("timestamp", "list", "vector", "json")
+    ):
         return Cast(series)
     if series.dtype == pl.String and kind.name not in ("string", "binary"):
         text = series.str.strip_chars()
@@ -348,6 +353,20 @@ def _list(series: pl.Series, kind: DataType, context: Context) -> Cast:
     return Cast(nothing.zip_with(lost, out).alias(series.name), bad, inner.counts)
 
 
+def _vector(series: pl.Series, kind: DataType, context: Context) -> Cast:
+    assert kind.item is not None
+    if not isinstance(series.dtype, (pl.List, pl.Array)):
+        raise _mismatch(series, kind, context)
+    if isinstance(series.dtype, pl.Array):
+        if series.dtype.size != kind.size:
+            raise _mismatch(series, kind, context)
+        series = series.arr.to_list()
+    done = _list(series, DataType("list", item=kind.item), context)
+    misfit = (done.values.list.len() != kind.size) | done.values.list.eval(pl.element().is_null()).list.any()
+    out = done.values.set(_true(misfit), None)
+    return _checked(series, out.cast(kind.polars()))
+
+
 def _json(series: pl.Series, kind: DataType, context: Context) -> Cast:
     if series.dtype == pl.String:
         read: Callable[[Any], str | None] = json_documents.canonical
@@ -381,5 +400,6 @@ _CASTS: Mapping[str, Callable[[pl.Series, DataType, Context], Cast]] = {
     "date": _date,
     "timestamp": _timestamp,
     "list": _list,
+    "vector": _vector,
     "json": _json,
 }

@@ -16,6 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from featurestore.rows.identity import FIRST, GOLDEN, LONG, LOWEST, NULL, SECOND, SEED
+from featurestore.rows.vectors import matrix
 from featurestore.types import DataType, Field
 
 Words: TypeAlias = npt.NDArray[np.uint64]
@@ -91,6 +92,10 @@ def words(series: pl.Series, kind: DataType) -> Words:
         return _mixed(_mixed(_SEED ^ low) ^ high)
     if kind.name == "list":
         return _list_words(series, kind)
+    if kind.name == "vector":
+        doubles = matrix(series, kind).astype(np.float64) + 0.0
+        bits = np.where(np.isnan(doubles), _QUIET_NAN, doubles.view("<u8"))
+        return _bytes_words(np.arange(len(series) + 1) * kind.size * 8, bits.reshape(-1).view(np.uint8))
     if kind.name == "uint64":
         return np.ascontiguousarray(series.fill_null(0).to_numpy())
     physical = series.to_physical() if kind.name in ("timestamp", "date") else series

@@ -17,7 +17,8 @@ The **row hash** starts as SEED and takes the columns in the order of their name
 - text (UTF-8), JSON (its canonical text) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes
   each eight, little-endian, the last padded with zeros, change it to `mix(word ^ eight)`; longer values do so
   once, with their xxh3-64;
-- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item.
+- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item;
+- vectors: as binary of their items' bits as float64 (see floats), eight little-endian bytes each.
 
 Rows that `explode` makes of one take their item's number, from 0: with h the row's hash, that of item n is
 `mix(h ^ n)`, and so is the event id; explode after explode does so again.
@@ -91,6 +92,8 @@ def word(value: Any, kind: DataType) -> int:
     if kind.name == "list":
         assert kind.item is not None
         return fold(mix(SEED ^ len(value)), value, [kind.item] * len(value))
+    if kind.name == "vector":
+        return _bytes_word(b"".join(_WORD.pack(double_bits(item)) for item in value))
     return int(value) & _MASK
 
 
@@ -144,7 +147,9 @@ def check_id(source: str, column: str, kind: DataType) -> None:
 
 def check_order(source: str, column: str, kind: DataType) -> None:
     """Raise SpecError where the order of a type does not fit into 64 bits."""
-    if kind.name in ("string", "binary", "list", "json") or (kind.name == "decimal" and kind.precision > 18):
+    if kind.name in ("string", "binary", "list", "vector", "json") or (
+        kind.name == "decimal" and kind.precision > 18
+    ):
         raise SpecError(
             f"order_by: '{column}' is {kind}, whose order does not fit into 64 bits.",
             where=f"source '{source}'",

@@ -11,6 +11,7 @@ ISO 8601 text; integers only where the stream's `options: {epoch: s|ms|us|ns}` s
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from operator import attrgetter
@@ -24,6 +25,7 @@ from featurestore.errors import SpecError
 from featurestore.instants import format_instant
 from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
 from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
+from featurestore.rows.vectors import why_not
 from featurestore.types import JSON, DataType, Field
 
 _KINDS = {
@@ -31,11 +33,13 @@ _KINDS = {
     bool: "a bool",
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     list: "a list",
     dict: "an object",
 }
 _EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _EXACT = 2.0**53
+_decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
 _NO_DOCUMENT = "\ufffd"
 """Text that is no document, in place of bytes that are no UTF-8; the door refuses it."""
 
@@ -147,7 +151,7 @@ class _Decoder:
     def explain(self, payload: bytes) -> tuple[Any, str, str]:
         """Return the row where its values fit after all, else None; then the reason's code and message."""
         try:
-            value = msgspec.json.decode(payload)
+            value = _decode_plain(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, "malformed", str(error)
         except RecursionError:
@@ -162,7 +166,10 @@ class _Decoder:
             if code:
                 shown = f"{found!r:.80}"
                 said = f"{field.name}: {shown} is {_KINDS.get(type(found), 'null')}, not {field.type}"
-                return None, code, said if code == "bad_type" else f"{field.name}: {shown} is no {field.type}"
+                if code != "bad_type":
+                    said = f"{field.name}: {shown} is no {field.type}"
+                    said += f": {why_not(found or (), field.type)}" if field.type.name == "vector" else ""
+                return None, code, said
             values.append(fitted)
         return self.struct(*values), "", ""
 
@@ -199,6 +206,8 @@ def _json_type(kind: DataType, epoch: str | None) -> Any:
     if kind.name == "list":
         assert kind.item is not None
         return list[_optional(kind.item, epoch)]  # type: ignore[misc]
+    if kind.name == "vector":
+        return Annotated[list[float], msgspec.Meta(min_length=kind.size, max_length=kind.size)]
     plain: dict[str, Any] = {"float32": float, "float64": float, "bool": bool, "binary": bytes}
     plain["decimal"] = Decimal
     return plain.get(kind.name, str)
@@ -214,7 +223,11 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             return None, "bad_type"
         items = [_fit(item, kind.item, epoch) for item in value]
         return [item for item, _ in items], next((code for _, code in items if code), "")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+    if isinstance(value, Decimal) and kind.name != "decimal":
+        value = float(value)
+    if kind.is_float and number and math.isinf(value):
+        return None, "bad_value"
     if kind.is_integer and number:
         if isinstance(value, float):
             if not (value.is_integer() and abs(value) <= _EXACT):
@@ -222,6 +235,11 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             value = int(value)
         low, high = _bounds(kind)
         return value, "" if low <= value <= high else "bad_value"
+    if kind.name == "vector" and isinstance(value, list):
+        assert kind.item is not None
+        items = [_fit(item, kind.item, epoch) for item in value]
+        fits = len(items) == kind.size and not any(item is None or code for item, code in items)
+        return [item for item, _ in items], "" if fits else "bad_value"
     try:
         return msgspec.convert(value, _json_type(kind, epoch), strict=not (number and kind.is_number)), ""
     except msgspec.ValidationError:
@@ -271,6 +289,8 @@ def _carrier(kind: DataType) -> Any:
     if kind.name == "list":
         assert kind.item is not None
         return pl.List(_carrier(kind.item))
+    if kind.name == "vector":
+        return pl.List(pl.Float64)
     if kind.name == "float32":
         return pl.Float64
     return pl.String if kind.name in ("date", "timestamp", "decimal", "json") else kind.polars()

@@ -29,8 +29,10 @@ from featurestore.steps.library import (
     Parse,
     Python,
     Rename,
+    Scale,
     Select,
     Text,
+    Validate,
 )
 from featurestore.steps.plan import StepPlan
 from featurestore.steps.reference import reference
@@ -56,10 +58,12 @@ __all__ = [
     "Parse",
     "Python",
     "Rename",
+    "Scale",
     "Select",
     "Step",
     "StepPlan",
     "Text",
+    "Validate",
     "compile_steps",
     "reference",
 ]

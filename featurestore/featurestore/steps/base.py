@@ -55,13 +55,15 @@ class Example:
     """A step's parameters in YAML, a row before it, and the visible columns after it.
 
     Values are natural ones: datetimes stand for timestamps. `gives` is None where no row is left, and
-    several rows where a step makes them. `files` are what the step reads, by name, as text.
+    several rows where a step makes them. `files` are what the step reads, by name, as text; `fits` what is
+    fitted for the step: column to statistic to value.
     """
 
     parameters: Any
     row: Mapping[str, Any]
     gives: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None
     files: Mapping[str, str] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Parameters(BaseModel, Step):

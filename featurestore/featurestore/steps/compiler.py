@@ -11,20 +11,39 @@ from featurestore.expressions import Column, Expression, Literal, parse
 from featurestore.expressions.build import constant, to_type
 from featurestore.expressions.to_closure import reason
 from featurestore.steps.base import NAME, Step
-from featurestore.steps.plan import Assign, Explode, Filter, Join, Operation, Python, Rename, StepPlan
+from featurestore.steps.plan import (
+    Assign,
+    Check,
+    Explode,
+    Filter,
+    FitNeed,
+    Join,
+    Operation,
+    Python,
+    Rename,
+    StepPlan,
+)
 from featurestore.types import BOOL, INT64, DataType, Field
+
+Fitted = Mapping[str, Mapping[str, Any]]
+"""What is fitted for one step: column to statistic to value."""
 
 
 def compile_steps(
-    steps: Sequence[Step], schema: tuple[Field, ...], *, where: Callable[[int], str] | None = None
+    steps: Sequence[Step],
+    schema: tuple[Field, ...],
+    *,
+    where: Callable[[int], str] | None = None,
+    fits: Sequence[Fitted] = (),
 ) -> StepPlan:
     """Return the plan of `steps` over rows of `schema`.
 
-    `where(i)` is the place of step i, as file:line. Raises SpecError for the first step that is wrong.
+    `where(i)` is the place of step i, as file:line; `fits[i]` what is fitted for it: what is not is in the
+    plan's `needs`. Raises SpecError for the first step that is wrong.
     """
     scope = Scope(schema)
     for index, step in enumerate(steps):
-        scope.step = step.key
+        scope.enter(index, step.key, fits[index] if index < len(fits) else {})
         try:
             step.compile(scope)
         except SpecError as error:
@@ -41,6 +60,15 @@ class Scope:
         self._types: dict[str, DataType] = {field.name: field.type for field in schema}
         self._visible: list[str] = list(self._types)
         self._ops: list[Operation] = []
+        self._index = 0
+        self._fits: Fitted = {}
+        self._needs: list[FitNeed] = []
+
+    def enter(self, index: int, step: str, fits: Fitted) -> None:
+        """Go on to another step, for which `fits` are fitted."""
+        self.step = step
+        self._index = index
+        self._fits = fits
 
     @property
     def types(self) -> Mapping[str, DataType]:
@@ -105,6 +133,20 @@ class Scope:
         """Keep only rows where the condition is true."""
         self._ops.append(Filter(condition, f"{reason(condition)} ({self.step})"))
 
+    def check(self, name: str, holds: Expression, severity: str, message: str) -> None:
+        """Test each row; `message` says what is wrong where the expression is false."""
+        if any(isinstance(op, Check) and op.name == name for op in self._ops):
+            raise SpecError(f"There is a check '{name}' already.", hint="Tell them apart with name:.")
+        self._ops.append(Check(name, holds, severity, f"{self.step}: {name}: {message}"))
+
+    def fitted(self, column: Column, *statistics: str) -> Mapping[str, Any] | None:
+        """Return statistics of a column as it is before this step; None where they are not fitted yet."""
+        found = self._fits.get(column.name)
+        if found is not None and all(statistic in found for statistic in statistics):
+            return found
+        self._needs.append(FitNeed(self._index, Field(column.name, column.type), statistics))
+        return None
+
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns new names, all at once."""
         for old, new in names.items():
@@ -159,10 +201,10 @@ class Scope:
     def plan(self) -> StepPlan:
         """Return what the steps so far compile to."""
         columns = tuple(Field(name, kind) for name, kind in self._types.items())
-        lines = [_line(op) for op in self._ops]
+        lines = [_line(op) for op in self._ops if not isinstance(op, Check) or op.severity != "warn"]
         lines.append("visible " + ", ".join(f"{field.name} {field.type}" for field in self.visible))
         lines.append("columns " + ", ".join(f"{field.name} {field.type}" for field in columns))
-        return StepPlan(tuple(self._ops), self.visible, columns, "\n".join(lines))
+        return StepPlan(tuple(self._ops), self.visible, columns, "\n".join(lines), tuple(self._needs))
 
 
 def _line(op: Operation) -> str:
@@ -171,6 +213,8 @@ def _line(op: Operation) -> str:
         return f"assign {op.name} {op.expression.type} = {op.expression.sql}"
     if isinstance(op, Filter):
         return f"filter {op.expression.sql}"
+    if isinstance(op, Check):
+        return f"check {op.expression.sql}"
     if isinstance(op, Rename):
         return "rename " + ", ".join(f"{old} to {new}" for old, new in op.names)
     if isinstance(op, Explode):

@@ -11,22 +11,26 @@ from featurestore.expressions.vectors import column
 from featurestore.plans import EVENT_ID, ROW_HASH
 from featurestore.rows import hashing
 from featurestore.steps import functions
-from featurestore.steps.plan import Assign, Explode, Filter, Join, Operation, Python, Rename, StepPlan
+from featurestore.steps.plan import Assign, Check, Explode, Filter, Join, Operation, Python, Rename, StepPlan
 
 REASON = "__reason"
 _ROW = "__row"
+_FAILED = "__failed"
 _NUMBER = "__number"
 _ITEM = "__item"  # which item of which: text that sorts in the order of the items
 
 
-def run(plan: StepPlan, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def run(
+    plan: StepPlan, frame: pl.DataFrame, checks: dict[str, int] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows kept and the rows rejected.
 
     Kept rows have `plan.columns`, then the frame's columns that no step knows, untouched. Rejected rows
     are those of `frame`, with why in `__reason` ("code: text"). What a filter leaves out is in neither.
     Of an exploded row all items are kept, or none; each has an own `__row_hash` and `__event_id`.
+    `checks`, where given, has added to it, by the name of each check, how many rows that found wrong.
     """
-    work = _Work(frame)
+    work = _Work(frame, {} if checks is None else checks)
     for op in plan.ops:
         work.do(op)
     done, reasons = work.finish()
@@ -39,8 +43,9 @@ def run(plan: StepPlan, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame
 class _Work:
     """The frame on its way: a lazy query, and the rows that `python` steps took out."""
 
-    def __init__(self, frame: pl.DataFrame) -> None:
+    def __init__(self, frame: pl.DataFrame, checks: dict[str, int]) -> None:
         self._frame = frame.lazy().with_row_index(_ROW)
+        self._checks = checks
         self._tracks = False
         self._out: list[pl.DataFrame] = []
         self._explodes = False
@@ -55,6 +60,8 @@ class _Work:
             self._explode(op)
         elif isinstance(op, Join):
             self._join(op)
+        elif isinstance(op, Check):
+            self._check(op)
         else:
             self._lowered(op)
 
@@ -120,6 +127,23 @@ class _Work:
             how="left",
             maintain_order="left",
         )
+
+    def _check(self, op: Check) -> None:
+        """Count the rows so far that are wrong and, but for a warning, note why they go."""
+        if op.severity != "warn":
+            self._track()
+        done = self._collect()
+        failed = ~to_polars(op.expression).fill_null(True)
+        rejected = rejects(op.expression)
+        if rejected is not None:
+            failed = failed | rejected
+        done = done.with_columns(failed.alias(_FAILED))
+        number = int(done[_FAILED].sum())
+        self._checks[op.name] = self._checks.get(op.name, 0) + number
+        if number and op.severity != "warn":
+            why = pl.when(pl.col(_FAILED)).then(pl.lit(op.reason))
+            done = done.with_columns(why.alias(REASON))
+        self._frame = done.drop(_FAILED).lazy()
 
     def _track(self) -> None:
         """Give the rows a reason, from the first operation that may reject one."""

@@ -45,6 +45,20 @@ class Python:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A test of each row. One for which the expression is false, or overflows, is counted; null passes.
+
+    `severity` says what else becomes of it: `warn` nothing, `reject` and `fail` reject it for `reason`;
+    a batch input with one that fails is not ingested at all (DESIGN 3.14: streams go on).
+    """
+
+    name: str
+    expression: Expression
+    severity: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Explode:
     """One row for each item of the list in `column`, which becomes `into`; `index` is the item's number.
 
@@ -73,7 +87,16 @@ class Join:
     table: Table
 
 
-Operation = Assign | Filter | Rename | Python | Explode | Join
+Operation = Assign | Filter | Rename | Python | Check | Explode | Join
+
+
+@dataclass(frozen=True)
+class FitNeed:
+    """Statistics that a step takes from a column, as it is before the step; `step` is the step's number."""
+
+    step: int
+    column: Field
+    statistics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,13 +104,20 @@ class StepPlan:
     """Operations in order, and the columns after them.
 
     `visible` are the features, in order; `columns` all working columns, with what `select`, `drop` and
-    `one_hot` took out of sight; `text` is canonical, for fingerprints.
+    `one_hot` took out of sight; `text` is canonical, for fingerprints. A plan with `needs` awaits their
+    fit: it has the types of the rows to come, and null for what is to be fitted.
     """
 
     ops: tuple[Operation, ...]
     visible: tuple[Field, ...]
     columns: tuple[Field, ...]
     text: str
+    needs: tuple[FitNeed, ...] = ()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The tests of rows, in order."""
+        return tuple(op for op in self.ops if isinstance(op, Check))
 
     @property
     def explodes(self) -> bool:

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from featurestore.expressions.functions import may_overflow
 from featurestore.expressions.nodes import RowRejected
 from featurestore.expressions.to_closure import Writer
-from featurestore.steps.plan import Assign, Explode, Filter, Join, Operation, Python, Rename, StepPlan
+from featurestore.steps.plan import Assign, Check, Explode, Filter, Join, Operation, Python, Rename, StepPlan
 
 Row = dict[str, Any]
 RowFunction = Callable[[Row], Row | None]
 EachFunction = Callable[[Row], list[Row]]
 
 
-def compile_rows(plan: StepPlan) -> RowFunction:
+def compile_rows(plan: StepPlan, warn: Callable[[str], None] | None = None) -> RowFunction:
     """Return the function from a row to the row after the steps, None where a filter leaves it out.
 
     Rows are dicts of row values, with all columns of the source; what the steps do not know passes. The
-    row itself is not changed. The function raises RowRejected. Where one row may become many, see
-    `compile_each`.
+    row itself is not changed. The function raises RowRejected, and calls `warn` with the name of each check
+    of severity `warn` that finds the row wrong. Where one row may become many, see `compile_each`.
     """
     if plan.explodes:
         raise ValueError("the steps make many rows of one")
-    return _compiled(plan.ops)
+    return _compiled(plan.ops, warn)
 
 
 def compile_each(plan: StepPlan) -> EachFunction:
@@ -63,7 +64,7 @@ def _items(op: Explode, row: Row) -> Iterator[Row]:
         yield made
 
 
-def _compiled(ops: Sequence[Operation]) -> RowFunction:
+def _compiled(ops: Sequence[Operation], warn: Callable[[str], None] | None = None) -> RowFunction:
     """Return the function of operations of which each gives one row or none."""
     writer = Writer()
     body = ["    row = dict(row)"]
@@ -76,6 +77,8 @@ def _compiled(ops: Sequence[Operation]) -> RowFunction:
             body.append(f"    row.update({writer.constant(_function(op))}(row))")
         elif isinstance(op, Join):
             body.append(f"    row.update({writer.constant(_found(op))}(row))")
+        elif isinstance(op, Check):
+            body += _checked(op, writer, warn)
         elif not isinstance(op, Explode):
             body += _lowered(op, writer)
     body.append("    return row")
@@ -101,6 +104,20 @@ def _found(op: Join) -> Callable[[Row], Row]:
         return made.get(tuple(row[name] for name in on), nothing)
 
     return find
+
+
+def _checked(op: Check, writer: Writer, warn: Callable[[str], None] | None) -> list[str]:
+    """Return the lines of a check; none where it would tell nobody."""
+    if op.severity == "warn" and warn is None:
+        return []
+    wrong = f"raise RowRejected({op.reason!r})"
+    if op.severity == "warn":
+        wrong = f"{writer.constant(warn)}({op.name!r})"
+    columns = [f"    {writer.column(name)} = row[{name!r}]" for name in sorted(op.expression.columns)]
+    tested = [f"    holds = {writer.code(op.expression)}"]
+    if may_overflow(op.expression):
+        tested = ["    try:", f"    {tested[0]}", "    except Overflow:", "        holds = False"]
+    return [*columns, *tested, "    if holds is False:", f"        {wrong}"]
 
 
 def _function(op: Python) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -11,6 +11,7 @@ from featurestore.expressions.functions import (
     hashes,
     logic,
     mathematics,
+    patterns,
     strings,
     time,
 )
@@ -28,6 +29,7 @@ FUNCTIONS: dict[str, Function] = {
         comparison,
         logic,
         strings,
+        patterns,
         documents,
         hashes,
         time,

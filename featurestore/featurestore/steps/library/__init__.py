@@ -18,7 +18,9 @@ from featurestore.steps.library.log import Haversine, Log
 from featurestore.steps.library.map_values import MapValues
 from featurestore.steps.library.one_hot import OneHot
 from featurestore.steps.library.python import Python
+from featurestore.steps.library.scale import Scale
 from featurestore.steps.library.text import Text
+from featurestore.steps.library.validate import Validate
 from featurestore.steps.library.values import Cast, Impute
 
 __all__ = [
@@ -43,8 +45,10 @@ __all__ = [
     "Parse",
     "Python",
     "Rename",
+    "Scale",
     "Select",
     "Text",
+    "Validate",
 ]
 
 STEPS: dict[str, Any] = {
@@ -56,6 +60,7 @@ STEPS: dict[str, Any] = {
         Ordinal,
         HashBucket,
         Bin,
+        Scale,
         Clip,
         Log,
         Haversine,
@@ -71,6 +76,7 @@ STEPS: dict[str, Any] = {
         Rename,
         Cast,
         Impute,
+        Validate,
         Python,
     )
 }
