@@ -146,6 +146,8 @@ CASES = [
             "regex_extract(a, '([0-9]+)-([0-9]+)', 2)",
             "regex_extract(a, '(x)|(a)')",
             "regex_extract(a, '^.*$', 0)",
+            "matches(a, '[a-z]*')",
+            "matches(a, '.*')",
         ],
         ["string"],
     ),

@@ -233,7 +233,7 @@ def specs() -> str:
         kept = {n: k for n, k in TYPES.items() if route != "csv" or not has_lists(k)}
         columns = "\n".join(f"  {name}: {kind}" for name, kind in kept.items())
         made.append(
-            f"kind: Source\nname: {route}_rows\nevent_time: at\n{half}\n"
+            f"kind: Source\nname: {route}_rows\nevent_time: at\nevent_id: entity\n{half}\n"
             f"schema:\n  entity: string\n  at: timestamp\n{columns}"
         )
         made.append(
@@ -241,23 +241,26 @@ def specs() -> str:
             f"aggregations:\n{aggregations(route)}"
         )
         made.append(f"kind: FeatureVector\nname: all-{route}\nfeatures: [{route}_set.*]")
+        made.append(f"kind: FeatureVector\nname: base-{route}\nbase: {route}_set\nfeatures: [{route}_set.*]")
     return "\n---\n".join(made)
+
+
+def typed_rows() -> pl.DataFrame:
+    """Return the rows, exactly typed."""
+    columns = [
+        pl.Series("entity", [f"e{row}" for row in range(ROWS)]),
+        pl.Series("at", [AT] * ROWS, pl.Datetime("us", "UTC")),
+    ]
+    for text in VALUES:
+        values = [value(text, row) for row in range(ROWS)]
+        columns.append(pl.Series(COLUMN[text], values, dtype=DataType.parse(text).polars()))
+    return pl.DataFrame(columns)
 
 
 def write_rows(data: Path) -> list[bytes]:
     """Write the rows as files; return them as events."""
     data.mkdir()
-    entities = {"entity": [f"e{row}" for row in range(ROWS)], "at": [AT] * ROWS}
-    frame = pl.DataFrame(
-        [pl.Series("entity", entities["entity"]), pl.Series("at", entities["at"], pl.Datetime("us", "UTC"))]
-        + [
-            pl.Series(
-                COLUMN[text], [value(text, row) for row in range(ROWS)], dtype=DataType.parse(text).polars()
-            )
-            for text in VALUES
-        ]
-    )
-    frame.write_parquet(data / "rows.parquet")
+    typed_rows().write_parquet(data / "rows.parquet")
     events = [
         json.dumps(
             {"entity": f"e{row}", "at": AT.isoformat()}
@@ -392,9 +395,42 @@ def test_an_aggregate_gives_the_value_as_it_went_in(
             assert column(served[route]["local"], f"{name}_{function}_1d") == counted
 
 
+@pytest.fixture(scope="module")
+def scored(filled: Filled) -> dict[str, Any]:
+    """The rows scored as base rows: by a training set, from Python values, and over HTTP."""
+    natural = [
+        {"entity": f"e{row}", "at": AT} | {COLUMN[text]: value(text, row) for text in VALUES}
+        for row in range(ROWS)
+    ]
+    said = [
+        {"entity": f"e{row}", "at": AT.isoformat()}
+        | {COLUMN[text]: json_in(sent("stream", text, row)) for text in VALUES}
+        for row in range(ROWS)
+    ]
+    answer = filled.service.online({"vector": "base-stream", "rows": said}).json()
+    assert "errors" not in answer
+    return {
+        "training": filled.store.get_offline_features("base-parquet", typed_rows()).to_polars(),
+        "python": filled.store.get_online_features("base-parquet", natural),
+        "json": {c: [row[i] for row in answer["rows"]] for i, c in enumerate(answer["columns"])},
+    }
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_a_base_row_brings_its_own_values(scored: dict[str, Any], text: str) -> None:
+    name, kind = COLUMN[text], DataType.parse(text)
+    natural = [kept(value(text, row)) for row in range(ROWS)]
+    by_json = [json_out(kept(sent("stream", text, row))) for row in range(ROWS)]
+    features = [name, *([f"{name}_last_1d"] if FUNCTIONS["last"].accepts(kind) else [])]
+    for feature in features:
+        assert told(scored["training"][feature].to_list()) == told(natural)
+        assert told(column(scored["python"], feature)) == told([row_form(item) for item in natural])
+        assert told(scored["json"][feature]) == told(by_json)
+
+
 def test_verify_finds_no_difference(filled: Filled) -> None:
-    for route in ROUTES:
-        found = filled.store.verify(f"all-{route}", sample=60)
+    for vector in [*(f"all-{route}" for route in ROUTES), "base-parquet", "base-stream"]:
+        found = filled.store.verify(vector, sample=60)
         assert found.is_equal, found.differences
         assert found.compared
 
@@ -417,3 +453,23 @@ def test_compaction_and_a_new_generation_keep_every_value(
     for text in VALUES:
         expected = [row_form(kept(value(text, row))) for row in range(ROWS)]
         assert told(column(after, COLUMN[text])) == told(expected), text
+
+
+def test_a_new_version_of_a_stream_set_has_the_rows_of_landing(filled: Filled) -> None:
+    root = filled.store.root
+    old = "name: stream_set\nentities: [entity]\nsource: stream_rows\n"
+    assert old in specs()
+    changed = specs().replace(old, old + "steps: [{derive: {one: '1'}}]\n")
+    (root / "specs.yaml").write_text(changed)
+    with FeatureStore(root) as store:
+        store.apply()
+        store.drain()
+        store.materialize("stream_set")
+        asked = pl.DataFrame({"entity": [f"e{row}" for row in range(ROWS)], "event_timestamp": [NOON] * ROWS})
+        offline = store.get_offline_features("all-stream", asked).to_polars()
+        online = store.get_online_features("all-stream", filled.asked, as_of=NOON)
+    assert offline["one"].to_list() == [1] * ROWS
+    for text in VALUES:
+        expected = [kept(sent("stream", text, row)) for row in range(ROWS)]
+        assert told(offline[COLUMN[text]].to_list()) == told(expected), text
+        assert told(column(online, COLUMN[text])) == told([row_form(item) for item in expected]), text

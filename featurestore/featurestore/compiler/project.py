@@ -249,7 +249,15 @@ class _Compiler:
 
     def used_by(self, vector: FeatureVector) -> set[str]:
         """Return the names of sets that a vector may mention."""
-        texts = " ".join([*vector.derive.values(), vector.label or ""])
+        label, training = vector.labelled, vector.training
+        texts = " ".join(
+            [
+                *vector.derive.values(),
+                label.feature if label else "",
+                training.where or "" if training else "",
+                *(key for e in vector.features if not isinstance(e, str) for key in e.keys.values()),
+            ]
+        )
         used = set(re.findall(r"\b([a-z_][a-z0-9_]*)\.", texts))
         used |= {name for entry in vector.features if (name := set_of(entry)) is not None}
         return used | ({vector.base} if vector.base else set())
@@ -314,4 +322,6 @@ class _Closure:
         plans = [*([plan.base] if plan.base else []), *(lookup.set for lookup in plan.lookups)]
         if plan.label:
             plans.append(plan.label.set)
+        if plan.training.where:
+            plans += [lookup.set for lookup in plan.training.where.lookups]
         return list(dict.fromkeys(item.name for item in plans))

@@ -18,7 +18,7 @@ from featurestore.expressions.vectors import physical
 from featurestore.kernel.rows import EntityRows, InputColumn
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import Leaf
-from featurestore.rows.vectors import packed
+from featurestore.rows import vectors
 from featurestore.types import DataType, Field
 
 ROW_ORDER = [plans.EVENT_TIME, plans.ORDER, plans.INGEST_TIME, plans.ROW_HASH]
@@ -128,7 +128,7 @@ def pack(frame: pl.DataFrame, fields: Sequence[Field]) -> list[bytes | None]:
 
 
 def _packable(series: pl.Series, kind: DataType) -> pl.Series:
-    return packed(series, kind) if kind.name == "vector" else physical(series)
+    return vectors.packed(series, kind) if kind.name == "vector" else physical(series)
 
 
 def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:

@@ -124,7 +124,7 @@ class Check:
         if self._plan.base is None:
             at = pl.from_epoch(pl.col(AT), "us").dt.replace_time_zone("UTC")
             rows = questions.select(pl.exclude(AT), at.alias(AT))
-        options = self._engine.options(event_time=AT, as_known=False, start=None, end=None, cut=cut)
+        options = self._engine.options(AT, cut=cut)
         made = self._engine.training_set(self._plan, self._store.environment.rows_table, rows, options)
         frame: pl.DataFrame = made.to_polars().select(f.name for f in self._plan.outputs)
         if self._plan.base is None:

@@ -137,39 +137,6 @@ def _by_value(function: Callable[[Any], Callable[..., Any]], kind: DataType) -> 
     return lower
 
 
-def _regex(argument: Expression) -> re.Pattern[str]:
-    text = need_literal(argument, "the pattern").value
-    try:
-        return re.compile(str(text))
-    except re.error as error:
-        raise RuleError(f"the pattern cannot be read: {error}") from None
-
-
-def _extract_rule(arguments: tuple[Expression, ...]) -> Signature:
-    groups = _regex(arguments[1]).groups
-    kinds, kind = texts(STRING)(arguments[:2])
-    if len(arguments) == 3:
-        group = need_literal(arguments[2], "the group")
-        if group.type != INT64 or not 0 <= group.value <= groups:
-            raise RuleError(f"the pattern has groups 0 to {groups}, found {group.sql}")
-        return [*kinds, INT64], kind
-    return kinds, kind
-
-
-def _extractor(call: Call) -> Callable[[str], str | None]:
-    regex = _regex(call.arguments[1])
-    group = min(regex.groups, 1)
-    if len(call.arguments) == 3:
-        group = need_literal(call.arguments[2], "the group").value
-    search = regex.search
-
-    def extract(text: str) -> str | None:
-        found = search(text)
-        return None if found is None else found[group]
-
-    return extract
-
-
 def _tokens_rule(arguments: tuple[Expression, ...]) -> Signature:
     kinds, kind = texts(_TOKENS)(arguments)
     if len(arguments) == 2 and not need_literal(arguments[1], "the separator").value:
@@ -301,22 +268,6 @@ FUNCTIONS = (
         _like_python,
         lambda call, x, _: x.str.contains(rf"\A{_like_text(call)}\z"),
         text="({0} like {1})",
-    ),
-    Function(
-        "regex_extract",
-        "regex_extract(text, 'pattern'[, group])",
-        "What a group of the pattern, a regular expression of Python's, finds first: group 1, or 0, the"
-        " whole, where it has none. Null where the pattern or the group is not found.",
-        (
-            Example("regex_extract(x, 'MCC=([0-9]+)')", {"x": "POS MCC=5411 DE"}, "5411"),
-            Example("regex_extract(x, '([a-z]+)@(.+)', 2)", {"x": "ann@example.org"}, "example.org"),
-            Example("regex_extract(x, '[0-9]+')", {"x": "none"}, None),
-        ),
-        _extract_rule,
-        (2, 3),
-        lambda writer, call, x, *_: f"{writer.constant(_extractor(call))}({x})",
-        _by_value(_extractor, STRING),
-        gives_null=True,
     ),
     Function(
         "tokens",
