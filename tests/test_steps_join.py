@@ -227,6 +227,8 @@ def test_an_applied_version_holds_its_table_and_a_changed_one_is_a_new_version(t
     with FeatureStore(tmp_path) as store:
         store.apply()
         first = store.vector("profile").name
+        shown = store.show("spend")["declaration"]["steps"][0]
+        assert shown == {"join": {"table": "tables/mcc.csv", "on": "mcc", "types": {"risk": "float64"}}}
         store.push("payments", [payment(1, 5411, 8.0), payment(2, 9999, 1.0)], wait=20)
         assert profile(store) == {"name": None, "risky_sum_1h": 2.0}
         write_table(tmp_path, 0.25)
