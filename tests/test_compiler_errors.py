@@ -106,7 +106,7 @@ SETS = {
     ),
     "a sum over text": (
         "aggregations:\n  - {column: merchant, functions: [sum], windows: [2h]}\n",
-        "a.yaml:6: aggregations[0].functions: sum needs an integer or a float, found string in 'merchant'."
+        "a.yaml:6: aggregations[0].functions: sum needs a number, found string in 'merchant'."
         " Known: amount, shop.",
     ),
     "a typo in a function": (
@@ -119,7 +119,8 @@ SETS = {
     ),
     "k for nothing": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [2h], k: 3}\n",
-        "a.yaml:6: aggregations[0].k: none of the functions keeps k values. Only last_k does.",
+        "a.yaml:6: aggregations[0].k: none of the functions has k:."
+        " Those that do: first_k, last_k, top_k, bottom_k, lag, diff.",
     ),
     "a window of nothing": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [0s]}\n",

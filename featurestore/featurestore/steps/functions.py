@@ -9,9 +9,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.expressions import RowRejected
-from featurestore.rows.vectors import why_not
+from featurestore.rows.vectors import matrix, why_not
 from featurestore.types import JSON, DataType
 
 if TYPE_CHECKING:
@@ -158,4 +160,7 @@ def _vectors(op: Python, series: pl.Series, kind: DataType) -> pl.Series:
         raise RowRejected(
             f"python: {op.function} returned no {kind} in '{series.name}': {why_not(value, kind)}"
         )
-    return lists.cast(kind.polars())
+    made = lists.cast(kind.polars())
+    numbers = matrix(made, kind) + 0.0  # no -0.0, and one NaN
+    numbers[np.isnan(numbers)] = np.nan
+    return pl.Series(series.name, numbers, dtype=kind.polars()).set(made.is_null(), None)
