@@ -11,6 +11,7 @@ from featurestore.online.estimate import estimate
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SetPlan, VectorPlan
 from featurestore.specs.models import LIFETIME
+from featurestore.steps.tables import without_rows
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -175,7 +176,7 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
         "applied": format_instant(version.created_at),
         "tags": registry.tags(project, kind, bare),
         "versions": [item.fingerprint for item in registry.versions(project, kind, bare)],
-        "declaration": declaration,
+        "declaration": without_rows(declaration),
     }
     if kind == "FeatureSet":
         shown |= _show_set(store, store.catalog.feature_set(name))

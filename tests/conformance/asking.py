@@ -153,7 +153,20 @@ def as_known(store: FeatureStore, asked: Asked, reference: Any) -> list[Answer]:
 def _trained(store: FeatureStore, asked: Asked, reference: Any, *, as_known: bool) -> list[Answer]:
     made = store.vector(reference).get_offline(asked.frame(), "__t", as_known=as_known)
     names = [f.name for f in asked.plan.outputs] + ([made.label] if made.label else [])
-    return oracle.rows_of(made.to_polars().select(names))
+    return natural_rows(made.to_polars().select(names))
+
+
+def natural_rows(frame: pl.DataFrame) -> list[Answer]:
+    """Return a frame's rows as row values: histograms, which frames hold as entries, are dictionaries."""
+    rows = oracle.rows_of(frame)
+    for name, kind in frame.schema.items():
+        if isinstance(kind, pl.List) and isinstance(kind.inner, pl.Struct):
+            for row in rows:
+                entries = row[name]
+                row[name] = (
+                    None if entries is None else {oracle._natural(e["key"]): e["value"] for e in entries}
+                )
+    return rows
 
 
 def judged(asked: Asked, rows: Mapping[str, Sequence[Answer]], *, as_known: bool) -> list[Answer]:

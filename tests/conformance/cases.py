@@ -84,7 +84,16 @@ class Case:
 
 def cases() -> list[Case]:
     """Return all cases, topic by topic. Raises ValueError for a file that is not as described."""
-    return [case for path in sorted(TOPICS.glob("*.yaml")) for case in topic(path)]
+    return [case for path in _files() for case in topic(path)]
+
+
+def topics() -> dict[str, str]:
+    """Return the topics' names, and what each is about."""
+    return {path.stem: YAML(typ="safe", pure=True).load(path.read_text())["about"] for path in _files()}
+
+
+def _files() -> list[Path]:
+    return sorted(TOPICS.glob("*.yaml"))
 
 
 def topic(path: Path) -> Iterator[Case]:
