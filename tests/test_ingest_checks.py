@@ -247,6 +247,13 @@ def test_a_stream_goes_on_past_what_fails_and_counts_it(tmp_path):
             "check_spend.shop.allowed": 1,
         }
         assert height(store) == 2
+        version = store.catalog.feature_set("spend").rows_fingerprint
+        assert store.show("spend")["checks"]["amount.min"] == {"severity": "warn", "rows": 4, "failed": 1}
+        gauge = f'feature_set="spend",version="{version}",check="shop.allowed",severity="fail"'
+        assert store.metrics()[f"featurestore_check_failed_rows{{{gauge}}}"] == 1.0
+        store.push("payments", [payment(5, amount=-1.0)])
+        store.drain()
+        assert store.show("spend")["checks"]["amount.min"] == {"severity": "warn", "rows": 5, "failed": 2}
 
 
 def test_a_base_row_that_is_refused_is_invalid_and_the_others_are_answered(tmp_path):

@@ -104,9 +104,18 @@ def _ends(store: FeatureStore, plan: SetPlan) -> dict[str, int]:
 
 
 def gauges(store: FeatureStore) -> dict[str, float]:
-    """Return `featurestore_lag_events` by feature set and partition: events not applied online yet."""
+    """Return gauges of the live sets.
+
+    `featurestore_lag_events` by feature set and partition: events not applied online yet.
+    `featurestore_check_failed_rows` by feature set and check: rows that it found wrong, by the registry.
+    """
     result: dict[str, float] = {}
     for plan in store.catalog.live_sets():
+        if plan.steps.checks:
+            for name, found in _show_checks(store, plan).items():
+                labels = f'feature_set="{plan.name}",version="{plan.rows_fingerprint}",check="{name}"'
+                sample = f'featurestore_check_failed_rows{{{labels},severity="{found["severity"]}"}}'
+                result[sample] = float(found["failed"])
         if not plan.online or plan.source.stream is None:
             continue
         try:
