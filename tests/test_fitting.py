@@ -375,6 +375,10 @@ def test_what_is_not_fitted_is_refused_everywhere_with_the_command(tmp_path, cap
     assert command in capsys.readouterr().err
     assert main(["apply", "-C", str(tmp_path)]) == 0
     assert "! FeatureSet spend  waiting" in capsys.readouterr().out
+    assert main(["fit", "spend", "-C", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["validate", "-C", str(tmp_path)]) == 0
+    assert command not in capsys.readouterr().err
 
 
 def test_the_command_fits_a_set_also_over_a_file(tmp_path, capsys):
