@@ -163,7 +163,7 @@ def test_what_a_filter_left_out_is_not_checked() -> None:
         ({"column": "flag", "min": 0}, "A range needs a number, a time or text, and 'flag' is bool."),
         ({"column": "amount", "max": "x"}, "these types do not go together"),
         ({"column": "amount", "min_length": 1}, "needs a string, found float64"),
-        ({"column": "name", "regex": "("}, "is no regular expression: missing )"),
+        ({"column": "name", "regex": "("}, "the pattern cannot be read: missing )"),
         ({"column": "name", "allowed": [1]}, "string is needed here, found int64 1"),
         ({"condition": "amount"}, "A condition is needed, and 'amount' is float64."),
     ],

@@ -159,13 +159,15 @@ class Catalog:
 
 
 def sets_of(plan: VectorPlan) -> list[SetPlan]:
-    """Return the set plans that a vector reads, each once."""
+    """Return the set plans that a vector reads, for its training rows too, each once."""
     found: dict[tuple[str, str, str], SetPlan] = {}
     plans = [lookup.set for lookup in plan.lookups]
     if plan.base is not None:
         plans.append(plan.base)
     if plan.label is not None:
         plans.append(plan.label.set)
+    if plan.training.where is not None:
+        plans += [lookup.set for lookup in plan.training.where.lookups]
     for item in plans:
         found.setdefault((item.name, item.rows_fingerprint, item.state_fingerprint), item)
     return list(found.values())

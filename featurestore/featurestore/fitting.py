@@ -19,6 +19,7 @@ from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.plans import VectorPlan
 from featurestore.specs import LoadedProject
 from featurestore.steps import compile_steps
+from featurestore.training import training_rows
 from featurestore.types import DataType
 from featurestore.writing import given
 
@@ -107,7 +108,7 @@ def _fit_vector(
         from featurestore.rows.frames import to_polars
 
         frame = to_polars(rows)
-    options = engine.options(event_time="event_timestamp", as_known=False, start=None, end=until, cut=None)
+    options = engine.options("event_timestamp", training=training_rows(plan, end=until))
     values = engine.training_set(plan, environment.rows_table, frame, options).to_polars()
     types = {f.name: f.type for f in plan.outputs}
     result: dict[str, dict[str, Any]] = {}

@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import instants
 from featurestore.catalog import SERVING_SECONDS, Catalog
 from featurestore.changes import Changes, apply, changes
 from featurestore.compiler import CompiledProject, compile_project
@@ -18,12 +17,13 @@ from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
 from featurestore.specs import load_config, load_project
+from featurestore.training import instant_of, training_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.client import RemoteFeatureStore
-    from featurestore.plans import VectorPlan
+    from featurestore.plans import TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
     from featurestore.pushing import PushReport
     from featurestore.verify import Verification
@@ -60,15 +60,20 @@ class FeatureVectorHandle:
         as_known: bool = False,
         start: Any = None,
         end: Any = None,
+        where: str | None = None,
+        join: str | None = None,
         positions: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Any:
         """Return a training set: the caller's rows, each with its features at its own instant.
 
         `entity_rows` have the keys and an aware timestamp in `event_time` (with a base: its raw columns;
-        None: the base set's own rows). `start` and `end` bound the instants, half-open. `positions` are
-        those of an earlier training set, to compute it again. Raises RequestError.
+        None: the base set's own rows). Rows are left out only where `start` and `end` bound the instants
+        (half-open), `where` is not true of outputs, inputs, label or `set.feature`, or `join` is `inner` and
+        a look-up finds no row of its entity; each defaults to the vector's `training:`. `positions` are those
+        of an earlier training set, to compute it again. Raises RequestError, and SpecError of a `where`.
         """
-        return self._store._training_set(self.plan, entity_rows, event_time, as_known, start, end, positions)
+        training = training_rows(self.plan, start, end, where, join)
+        return self._store._training_set(self.plan, entity_rows, event_time, as_known, training, positions)
 
     def get_online(
         self, rows: Sequence[Mapping[str, Any]], as_of: Any = None, *, now: int | None = None
@@ -164,7 +169,7 @@ class FeatureStore:
         """
         from featurestore.fitting import fit
 
-        return fit(self, self.compiled(without=name), name, _instant(until), rows)
+        return fit(self, self.compiled(without=name), name, instant_of(until), rows)
 
     # Batch
 
@@ -276,10 +281,13 @@ class FeatureStore:
         as_known: bool = False,
         start: Any = None,
         end: Any = None,
+        where: str | None = None,
+        join: str | None = None,
     ) -> Any:
         """Return `vector(name).get_offline(…)`."""
-        handle = self.vector(name)
-        return handle.get_offline(entity_rows, event_time, as_known=as_known, start=start, end=end)
+        return self.vector(name).get_offline(
+            entity_rows, event_time, as_known=as_known, start=start, end=end, where=where, join=join
+        )
 
     def _training_set(
         self,
@@ -287,25 +295,20 @@ class FeatureStore:
         entity_rows: EntityRows | None,
         event_time: str,
         as_known: bool,
-        start: Any,
-        end: Any,
+        training: TrainingPlan,
         positions: Mapping[str, Mapping[str, int]] | None,
     ) -> Any:
         engine = extension("engines", "batch")()
-        options = engine.options(
-            event_time=event_time,
-            as_known=as_known,
-            start=_instant(start),
-            end=_instant(end),
-            cut=positions,
-        )
+        options = engine.options(event_time, as_known, training, cut=positions)
         rows = None if entity_rows is None else _frame(entity_rows)
         made = engine.training_set(plan, self.environment.rows_table, rows, options)
         recorded = {
             "event_time": event_time,
             "as_known": as_known,
-            "start": _instant(start),
-            "end": _instant(end),
+            "start": training.start,
+            "end": training.end,
+            "where": None if training.where is None else training.where.text,
+            "join": training.join,
         }
         self.environment.registry.record_training_set(
             self.environment.project, plan.name, plan.fingerprint, recorded, made.positions
@@ -395,23 +398,13 @@ def _frame(data: EntityRows) -> pl.DataFrame:
     return to_polars(data)
 
 
-def _instant(value: Any) -> int | None:
-    """Return microseconds of an instant as users write it. Raises RequestError."""
-    if value is None:
-        return None
-    try:
-        return instants.parse_instant(value)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RequestError(f"{value!r} is no instant: {error}") from None
-
-
 def _instants(as_of: Any) -> int | list[int] | None:
     """Return one instant, or one per row, in microseconds."""
     if isinstance(as_of, list | tuple):
-        found = [_instant(item) for item in as_of]
+        found = [instant_of(item) for item in as_of]
         if None in found:
             raise RequestError(
                 "as_of lacks an instant for some rows.", hint="Give one per row, or one for all."
             )
         return [instant for instant in found if instant is not None]
-    return _instant(as_of)
+    return instant_of(as_of)

@@ -10,12 +10,13 @@ import polars as pl
 from featurestore import instants, plans, tables
 from featurestore.contracts import BatchSource, OfflineTable
 from featurestore.online.writer import OnlineWriter
-from featurestore.plans import SetPlan, SourcePlan, VectorPlan
+from featurestore.plans import SetPlan, SourcePlan, TrainingPlan, VectorPlan
 from featurestore_engines.batch.fitting import Fitting, fitting
 from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
-from featurestore_engines.batch.lookup import AT, QUERY, FrameReader, as_of_values
+from featurestore_engines.batch.lookup import AT, FOUND, QUERY, FrameReader, as_of_values
 from featurestore_engines.batch.materialize import Filled, fill
-from featurestore_engines.batch.training import Options, TrainingSet, training_set
+from featurestore_engines.batch.questions import Options
+from featurestore_engines.batch.training import TrainingSet, training_set
 
 Progress = Callable[[int], None]
 """Called with the number of rows just done."""
@@ -70,15 +71,14 @@ class BatchEngine:
 
     def options(
         self,
-        *,
         event_time: str,
-        as_known: bool,
-        start: int | None,
-        end: int | None,
-        cut: Mapping[str, Mapping[str, int]] | None,
+        as_known: bool = False,
+        training: TrainingPlan | None = None,
+        cut: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Options:
-        """Return how a training set is asked for."""
-        return Options(event_time, as_known, start, end, cut)
+        """Return how a training set is asked for: all rows are kept, unless `training` says which."""
+        rows = training or TrainingPlan()
+        return Options(event_time, as_known, rows.start, rows.end, cut, rows.where, rows.join)
 
     def training_set(
         self,
@@ -116,5 +116,7 @@ class BatchEngine:
         columns = [rows[key.column].alias(key.request_column) for key in plan.keys]
         result = pl.DataFrame([*columns, rows[plans.EVENT_TIME].alias("event_time")])
         plain = rows.select(pl.col(f.name) for f in plan.plain if f.name not in result.columns)
-        found = as_of_values(plan, FrameReader(rows), asked, aggregates) if aggregates else pl.DataFrame()
+        found = pl.DataFrame()
+        if aggregates:
+            found = as_of_values(plan, FrameReader(rows), asked, aggregates).drop(FOUND)
         return pl.concat([result, plain, found], how="horizontal")

@@ -76,6 +76,9 @@ def compile_set(
     if steps is None:
         problems.check()
         raise AssertionError("steps without a plan are a problem")
+    with problems.collect(origin.where("steps"), "steps"):
+        if steps.explodes:
+            _never_retracts(source)
 
     columns = by_name(steps.columns)
     keys: tuple[KeyColumn, ...] = ()
@@ -162,6 +165,19 @@ def _aggregate(aggregate: AggregateColumn) -> list[object]:
         window.offset,
         aggregate.k,
     ]
+
+
+def _never_retracts(source: SourcePlan) -> None:
+    """Raise SpecError where a later row could take one back: the items of the first would stay."""
+    what = "deleted:" if source.deleted is not None else None
+    if source.on_duplicate == "replace":
+        what = "on_duplicate: replace"
+    if what is not None:
+        raise SpecError(
+            f"explode: the source '{source.name}' has {what}, and a newer row with fewer items could not take"
+            " the others back.",
+            hint="Leave one of the two out, or keep the list in one row.",
+        )
 
 
 def _needs_time(source: SourcePlan, what: str) -> None:

@@ -48,7 +48,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     """
     checks: dict[str, int] = {}
     kept, refused = _stepped(plan, rows, checks)
-    filtered = rows.height - kept.height - refused.height
+    filtered = rows.height - _sources(plan, kept) - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
     if keys.uncastable.any():
@@ -74,6 +74,11 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
     return Transformed(out, rejected, counts, checks)
+
+
+def _sources(plan: SetPlan, kept: pl.DataFrame) -> int:
+    """Return how many source rows the kept ones are of."""
+    return kept.select(PARTITION, SEQUENCE).n_unique() if plan.steps.explodes else kept.height
 
 
 def _stepped(plan: SetPlan, rows: pl.DataFrame, checks: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -75,6 +75,9 @@ Duration = Annotated[
     ),
     AfterValidator(_duration),
 ]
+KeyReference = Annotated[
+    str, Field(pattern=r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*(\.([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*)?$")
+]
 TypeName = Annotated[
     str,
     Field(
@@ -90,10 +93,12 @@ TypeName = Annotated[
                         "binary",
                         "date",
                         "timestamp",
+                        "json",
                     ]
                 },
                 {"pattern": r"^decimal\(\d+, ?\d+\)$"},
                 {"pattern": r"^list<.+>$"},
+                {"pattern": r"^vector<float(32|64), ?[0-9]+>$"},
             ]
         }
     ),
@@ -312,7 +317,8 @@ _EntityKey = Annotated[
     BeforeValidator(_name_of),
 ]
 _SourceOrName = Annotated[
-    Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)
+    Annotated[Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)],
+    BeforeValidator(lambda value: value.name if isinstance(value, FeatureSet) else value),
 ]
 
 
@@ -357,8 +363,9 @@ class FeatureSelection(Model):
     """The feature set."""
     features: Annotated[tuple[str, ...], Field(min_length=1)]
     """Its features: names, `name as alias`, or `*` for all."""
-    keys: dict[Name, Column] = {}
-    """Entity name to the request's column, such as `{account: payee}`."""
+    keys: dict[Name, KeyReference] = {}
+    """Entity name to the request's column, such as `{account: payee}`, or to a feature whose value is the
+    key, such as `{merchant: transactions.last_merchant}`: it is found first, in a round trip of its own."""
     as_: Annotated[str | None, Field(alias="as")] = None
     """The names' pattern, such as `payee_*`."""
 
@@ -366,6 +373,36 @@ class FeatureSelection(Model):
 _Selector = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[FeatureSelection, Tag(OBJECT)], Discriminator(_is_text)
 ]
+
+
+class Label(Model):
+    """The feature to predict, at the row's instant or some time after it."""
+
+    feature: str
+    """`set.feature`, or `set.feature as name`."""
+    offset: Duration = "0s"
+    """How long after the row's instant the label is read, such as `7d`; `0s` matches it by `event_id` where
+    base and label share a source."""
+    pending: Literal["hide", "keep", "drop"] = "hide"
+    """With an offset, what becomes of rows whose label's instant lies after the newest row of its set: `hide`
+    gives null, `keep` what is known so far, `drop` leaves the row out."""
+
+
+_LabelOrText = Annotated[Annotated[str, Tag(TEXT)] | Annotated[Label, Tag(OBJECT)], Discriminator(_is_text)]
+
+
+class Training(Model):
+    """Which rows training sets keep; by default all that are given, in their order."""
+
+    where: str | None = None
+    """A condition over outputs, inputs, the label or any `set.feature`; rows where it is not true are left
+    out."""
+    start: str | None = None
+    """The first instant of rows that are kept, such as `2026-01-01T00:00:00Z`."""
+    end: str | None = None
+    """The instant from which rows are left out."""
+    join: Literal["left", "inner"] = "left"
+    """`inner` leaves out rows for which a look-up finds no row of its entity, or only one past its `ttl`."""
 
 
 class FeatureVector(Declared):
@@ -378,14 +415,21 @@ class FeatureVector(Declared):
     """`set.feature`, `set.*`, `set.feature as alias`, `set.* as prefix_*`, or a selection."""
     base: Name | None = None
     """The set one row of which is scored; online, the request carries that row."""
-    label: str | None = None
-    """The feature to predict, `set.feature`; in training sets only."""
+    label: _LabelOrText | None = None
+    """The feature to predict, `set.feature`, or one with an `offset:`; in training sets only."""
     inputs: dict[Column, TypeName] = {}
     """Fields of the request (in training, the caller's columns) that derive may use."""
     derive: dict[FeatureName, str] = {}
     """Values computed from features and inputs: a name and an expression."""
     impute: dict[str, Any] = {}
     """Output (or `*`) to a constant or `$mean`, `$median`, `$mode`, `$min`, `$max`, for what is null."""
+    training: Training | None = None
+    """Which rows training sets keep; by default all that are given."""
+
+    @property
+    def labelled(self) -> Label | None:
+        """The label with its options, however it was written."""
+        return Label(feature=self.label) if isinstance(self.label, str) else self.label
 
 
 Declaration = Entity | Source | FeatureSet | FeatureVector

@@ -11,8 +11,19 @@ from featurestore.expressions import Column, Expression, Literal, parse
 from featurestore.expressions.build import constant, to_type
 from featurestore.expressions.to_closure import reason
 from featurestore.steps.base import NAME, Step
-from featurestore.steps.plan import Assign, Check, Filter, FitNeed, Operation, Python, Rename, StepPlan
-from featurestore.types import BOOL, DataType, Field
+from featurestore.steps.plan import (
+    Assign,
+    Check,
+    Explode,
+    Filter,
+    FitNeed,
+    Join,
+    Operation,
+    Python,
+    Rename,
+    StepPlan,
+)
+from featurestore.types import BOOL, INT64, DataType, Field
 
 Fitted = Mapping[str, Mapping[str, Any]]
 """What is fitted for one step: column to statistic to value."""
@@ -94,16 +105,29 @@ class Scope:
         assert isinstance(literal, Literal)
         return literal
 
-    def assign(self, name: str, expression: Expression) -> None:
-        """Give a column a value. A new one comes last and in sight; an old one stays where it was."""
+    def assign(self, name: str, expression: Expression, why: str | None = None) -> None:
+        """Give a column a value. A new one comes last and in sight; an old one stays where it was.
+
+        `why` is the reason, as "code: text", where the expression rejects rows for another than overflow.
+        """
+        self._place(name, expression.type)
+        self._ops.append(Assign(name, expression, f"{why or reason(expression)} ({self.step} '{name}')"))
+
+    def put(self, column: str, into: str | None, expression: Expression, why: str | None = None) -> None:
+        """Give `column` a value in place or, where there is `into`, give it to that one, in sight."""
+        self.assign(into or column, expression, why)
+        if into:
+            self.reveal(into)
+
+    def _place(self, name: str, kind: DataType) -> None:
+        """Note a column's type; a new one is in sight, last."""
         if name not in self._types:
             if not re.match(NAME, name):
                 raise SpecError(
                     f"'{name}' is no column name.", hint="Use letters, digits, underscores; a letter first."
                 )
             self._visible.append(name)
-        self._types[name] = expression.type
-        self._ops.append(Assign(name, expression, f"{reason(expression)} ({self.step} '{name}')"))
+        self._types[name] = kind
 
     def filter(self, condition: Expression) -> None:
         """Keep only rows where the condition is true."""
@@ -157,6 +181,23 @@ class Scope:
             self.reveal(field.name)
         self._ops.append(op)
 
+    def explode(self, op: Explode) -> None:
+        """Make one row of each item of a list."""
+        item = self._types[op.column].item
+        assert item is not None
+        self._place(op.into, item)
+        self.reveal(op.into)
+        if op.index is not None:
+            self._place(op.index, INT64)
+            self.reveal(op.index)
+        self._ops.append(op)
+
+    def join(self, op: Join) -> None:
+        """Add columns of a static table."""
+        for field in op.outputs:
+            self._place(field.name, field.type)
+        self._ops.append(op)
+
     def plan(self) -> StepPlan:
         """Return what the steps so far compile to."""
         columns = tuple(Field(name, kind) for name, kind in self._types.items())
@@ -176,5 +217,10 @@ def _line(op: Operation) -> str:
         return f"check {op.expression.sql}"
     if isinstance(op, Rename):
         return "rename " + ", ".join(f"{old} to {new}" for old, new in op.names)
+    if isinstance(op, Explode):
+        return f"explode {op.column} to {op.into}" + (f" with {op.index}" if op.index else "")
+    if isinstance(op, Join):
+        found = ", ".join(f"{f.name} {f.type}" for f in op.outputs)
+        return f"join {', '.join(f.name for f in op.on)} to {found} sha256 {op.table.digest}"
     inputs, outputs = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (op.inputs, op.outputs))
     return f"python {op.function} ({inputs}) to ({outputs}) sha256 {op.digest}"

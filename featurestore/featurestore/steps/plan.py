@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from featurestore.expressions import Expression
 from featurestore.types import Field
@@ -56,7 +58,36 @@ class Check:
     reason: str
 
 
-Operation = Assign | Filter | Rename | Python | Check
+@dataclass(frozen=True)
+class Explode:
+    """One row for each item of the list in `column`, which becomes `into`; `index` is the item's number.
+
+    A row whose list is null or empty goes.
+    """
+
+    column: str
+    into: str
+    index: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a static table: the values, as row values, by the values that find them."""
+
+    digest: str
+    rows: Mapping[tuple[Any, ...], tuple[Any, ...]] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Join:
+    """`outputs` become the values of the table's row that `on` finds; null where it finds none."""
+
+    on: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    table: Table
+
+
+Operation = Assign | Filter | Rename | Python | Check | Explode | Join
 
 
 @dataclass(frozen=True)
@@ -87,3 +118,8 @@ class StepPlan:
     def checks(self) -> tuple[Check, ...]:
         """The tests of rows, in order."""
         return tuple(op for op in self.ops if isinstance(op, Check))
+
+    @property
+    def explodes(self) -> bool:
+        """Whether one row may become many."""
+        return any(isinstance(op, Explode) for op in self.ops)

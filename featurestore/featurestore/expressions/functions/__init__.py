@@ -6,6 +6,9 @@ from featurestore.expressions.functions import (
     arithmetic,
     casts,
     comparison,
+    documents,
+    geography,
+    hashes,
     logic,
     mathematics,
     patterns,
@@ -19,7 +22,19 @@ __all__ = ["FUNCTIONS", "MACROS", "Example", "Function", "Macro", "may_overflow"
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
-    for module in (arithmetic, mathematics, comparison, logic, strings, patterns, time, casts)
+    for module in (
+        arithmetic,
+        mathematics,
+        geography,
+        comparison,
+        logic,
+        strings,
+        patterns,
+        documents,
+        hashes,
+        time,
+        casts,
+    )
     for function in module.FUNCTIONS
 }
 
