@@ -20,6 +20,7 @@ def status(store: FeatureStore) -> list[dict[str, Any]]:
 
     Offline: rows, bytes of files, newest event and ingest times. Online: generation, entities, bytes. Lag:
     events of the stream that the offline table, and the online store, have not applied yet, by partition.
+    Checks, where there are any: rows that came, and those that each found wrong.
     """
     return [_status(store, plan) for plan in store.catalog.live_sets()]
 
@@ -67,6 +68,8 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             record["entities"], record["bytes_online"] = sizes["entities"], sizes["bytes"]
         except OperatorError as error:
             record["online_error"] = str(error)
+    if plan.steps.checks:
+        record["checks"] = _show_checks(store, plan)
     if plan.source.stream is not None:
         _lag(store, plan, record, writer)
     return record
