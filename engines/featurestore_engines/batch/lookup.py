@@ -155,7 +155,7 @@ def as_of_values(
 ) -> pl.DataFrame:
     """Return the features for each row of `asked`, in its order, and whether its entity has a row.
 
-    That is in `__found`: a row is visible, and not past the set's ttl. `asked` has `__query` (0 … n-1), `__key`
+    `__found` says it: a row is visible, not past the set's ttl. `asked` has `__query` (0 … n-1), `__key`
     (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with `__query`, that
     their own question sees whether the table has them or not. Rows are read by key; tables past some millions
     of rows a range of shards at a time.
