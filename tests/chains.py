@@ -50,14 +50,14 @@ entities: [customer]
 source: payments
 history: all
 aggregations:
-  - {column: merchant, functions: [last], windows: [2h]}
+  - {column: merchant, functions: [last], windows: [6h]}
   - {column: amount, functions: [sum], windows: [1h]}
 ---
 kind: FeatureSet
 name: merchants
 entities: [merchant]
 source: openings
-ttl: 2h
+ttl: 6h
 history: all
 aggregations:
   - {column: rating, functions: [sum, max], windows: [1h]}
@@ -69,7 +69,7 @@ source: openings
 closed: left
 history: all
 aggregations:
-  - {column: rating, functions: [sum], windows: [2h]}
+  - {column: rating, functions: [sum], windows: [6h]}
 ---
 kind: FeatureSet
 name: labels
@@ -85,13 +85,13 @@ kind: FeatureVector
 name: chain
 features:
   - spending.amount_sum_1h as spent
-  - {set: merchants, features: ["*"], keys: {merchant: spending.merchant_last_2h}, as: m_*}
-  - {set: cities, features: [rating_sum_2h], keys: {city: m_city}, as: c_*}
+  - {set: merchants, features: ["*"], keys: {merchant: spending.merchant_last_6h}, as: m_*}
+  - {set: cities, features: [rating_sum_6h], keys: {city: m_city}, as: c_*}
 label: {feature: labels.count_1h as count_ahead, offset: 1h}
 inputs: {bonus: int64}
 derive:
   best: "merchants.rating_max_1h + bonus"
-  share: "spent + cities.rating_sum_2h"
+  share: "spent + cities.rating_sum_6h"
 impute: {m_city: none, best: -1}
 ---
 kind: FeatureVector
@@ -100,7 +100,7 @@ base: spending
 features:
   - spending.*
   - {set: merchants, features: [city, rating_sum_1h], keys: {merchant: spending.merchant}, as: own_*}
-  - {set: merchants, features: [city, rating], keys: {merchant: merchant_last_2h}, as: last_*}
+  - {set: merchants, features: [city, rating], keys: {merchant: merchant_last_6h}, as: last_*}
   - {set: cities, features: ["*"], keys: {city: last_city}, as: c_*}
 label: {feature: labels.amount as amount_ahead, offset: 30m, pending: keep}
 """
@@ -112,19 +112,19 @@ CHAIN, SCORED = PROJECT.vectors["chain"], PROJECT.vectors["scored"]
 
 def payments(*, whole: bool = False, **options: Any) -> SearchStrategy[list[Row]]:
     """Draw payments; unless `whole`, some merchants are numbers that are no key."""
-    known: list[float | None] = [1.0, 2.0, 2.0, None, math.nan]
+    known: list[float | None] = [1.0, 1.0, 2.0, 2.0, 2.0, None, math.nan]
     given: dict[str, SearchStrategy[Any]] = {
         "merchant": st.sampled_from(known if whole else [*known, 2.5, math.inf, 1e300]),
         "amount": st.one_of(st.none(), st.integers(-9, 9)),
     }
-    return source_log(SETS["spending"], given=given, **options)
+    return source_log(SETS["spending"], given=given, keys=2, **options)
 
 
 def openings(**options: Any) -> SearchStrategy[list[Row]]:
     """Draw rows of merchants."""
     given: dict[str, SearchStrategy[Any]] = {
-        "merchant": st.sampled_from([1, 2, 3, None]),
-        "city": st.sampled_from(["x", "y", None]),
+        "merchant": st.sampled_from([1, 1, 2, 2, 3, None]),
+        "city": st.sampled_from(["x", "x", "y", "y", None]),
         "rating": st.one_of(st.none(), st.integers(0, 9)),
     }
     return source_log(SETS["merchants"], given=given, **options)
@@ -165,13 +165,13 @@ class Judge:
     def chain(self, customer: Any, bonus: int | None, t: int, **options: Any) -> dict[str, oracle.Cell]:
         """Return the vector `chain`."""
         spent = self.set("spending", customer, t, **options)
-        merchant = self.set("merchants", _whole(spent["merchant_last_2h"].value), t, **options)
+        merchant = self.set("merchants", _whole(spent["merchant_last_6h"].value), t, **options)
         city = self.set("cities", merchant["city"].value, t, **options)
         cells = {"spent": spent["amount_sum_1h"]} | {f"m_{name}": c for name, c in merchant.items()}
-        cells["c_rating_sum_2h"] = city["rating_sum_2h"]
+        cells["c_rating_sum_6h"] = city["rating_sum_6h"]
         best = merchant["rating_max_1h"].value
         cells["best"] = oracle.Cell(-1 if best is None or bonus is None else best + bonus)
-        cells["share"] = oracle.Cell(cells["spent"].value + city["rating_sum_2h"].value)
+        cells["share"] = oracle.Cell(cells["spent"].value + city["rating_sum_6h"].value)
         if cells["m_city"].value is None:
             cells["m_city"] = oracle.Cell("none")
         return cells
@@ -181,7 +181,7 @@ class Judge:
         t = row["at"]
         cells = self.set("spending", row["customer"], t, base=_fact(SETS["spending"], row), **options)
         own = self.set("merchants", _whole(row["merchant"]), t, **options)
-        last = self.set("merchants", _whole(cells["merchant_last_2h"].value), t, **options)
+        last = self.set("merchants", _whole(cells["merchant_last_6h"].value), t, **options)
         city = self.set("cities", last["city"].value, t, **options)
         cells |= {f"own_{name}": own[name] for name in ("city", "rating_sum_1h")}
         cells |= {f"last_{name}": last[name] for name in ("city", "rating")}
@@ -190,10 +190,10 @@ class Judge:
     def found(self, customer: Any, t: int, **options: Any) -> bool:
         """Return whether every look-up of `chain` finds a row of its entity."""
         spent = self.set("spending", customer, t, **options)
-        merchant = self.set("merchants", _whole(spent["merchant_last_2h"].value), t, **options)
+        merchant = self.set("merchants", _whole(spent["merchant_last_6h"].value), t, **options)
         keys = {
             "spending": customer,
-            "merchants": _whole(spent["merchant_last_2h"].value),
+            "merchants": _whole(spent["merchant_last_6h"].value),
             "cities": merchant["city"].value,
         }
         return (
@@ -216,7 +216,7 @@ class Judge:
     def fetched(self, customer: Any, t: int, **options: Any) -> Row:
         """Return what conditions call `set.feature`: what the look-ups of `chain` find."""
         spent = self.set("spending", customer, t, **options)
-        merchant = self.set("merchants", _whole(spent["merchant_last_2h"].value), t, **options)
+        merchant = self.set("merchants", _whole(spent["merchant_last_6h"].value), t, **options)
         parts = {
             "spending": spent,
             "merchants": merchant,

@@ -16,7 +16,7 @@ from parity import INSTANT, check_cells, examples
 from strategies import HOUR, queries
 from vector_stores import features, stores
 
-SPANS = [HOUR, 2 * HOUR, HOUR // 2]
+SPANS = [HOUR, 6 * HOUR, HOUR // 2]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
@@ -123,8 +123,8 @@ CONDITIONS = {
     "merchants.city is null": lambda _, found: found["merchants.city"] is None,  # as it was found
     "best < bonus": lambda row, _: _less(row["best"], row["bonus"]),
     "labels.amount > 0": lambda _, found: _less(0, found["labels.amount"]),  # of an offline set
-    "spending.amount > 0 and cities.rating_sum_2h > 3": lambda _, found: (
-        bool(_less(0, found["spending.amount"])) and found["cities.rating_sum_2h"] > 3
+    "spending.amount > 0 and cities.rating_sum_6h > 3": lambda _, found: (
+        bool(_less(0, found["spending.amount"])) and found["cities.rating_sum_6h"] > 3
     ),
     "true": lambda _row, _found: True,
 }
