@@ -8,8 +8,8 @@ import pytest
 from parity import compiled
 
 from featurestore.compiler import compile_bundle
-from featurestore.specs.problems import SpecErrors
 from featurestore.plans import VectorPlan
+from featurestore.specs.problems import SpecErrors
 
 SPECS = """
 kind: Entity
@@ -134,7 +134,8 @@ features:
 
 def test_a_set_keyed_by_its_own_feature_reads_the_set_by_the_request_first() -> None:
     plan = vector(
-        "features: [{set: spending, features: [amount], keys: {customer: spending.payee_last_1h}, as: payee_*}]"
+        "features:"
+        " [{set: spending, features: [amount], keys: {customer: spending.payee_last_1h}, as: payee_*}]"
     )
     assert shown(plan) == [
         ("spending", ("customer",), (), 0, ["spending.payee_last_1h"]),
@@ -157,7 +158,8 @@ features:
   - {set: spending, features: [payee_last_1h], keys: {customer: taker}, as: taker_*}
   - {set: merchants, features: [city], keys: {merchant: spending.merchant_last_1h}}
 """) == [
-        "features[2]: 'spending.merchant_last_1h' could be by giver or by taker. Use the names that the vector"
+        "features[2]: 'spending.merchant_last_1h' could be by giver or by taker. Use the names that"
+        " the vector"
         " gives them, such as giver_payee_last_1h or taker_payee_last_1h."
     ]
 
@@ -218,7 +220,8 @@ features:
   - {set: merchants, features: [city], keys: {merchant: cities.rating}, as: a_*}
   - {set: cities, features: [rating], keys: {city: merchants.city}, as: b_*}
 """,
-            "features[0]: keys: the look-ups take their keys from one another: merchants.{city} → cities.{rating}"
+            "features[0]: keys: the look-ups take their keys from one another: merchants.{city} →"
+            " cities.{rating}"
             " → merchants.{city}. One of them must take its key from the request.",
         ),
         (
@@ -228,12 +231,14 @@ features:
         ),
         (
             "features: [{set: merchants, features: [city], keys: {merchant: spending.payee_last_1h}}]",
-            "features[0]: the feature 'spending.payee_last_1h' is of type string, the entity 'merchant' of type"
+            "features[0]: the feature 'spending.payee_last_1h' is of type string, the entity"
+            " 'merchant' of type"
             " int64.",
         ),
         (
             "features: [{set: merchants, features: [city], keys: {merchant: spending.all_last_k_1h}}]",
-            "features[0]: the feature 'spending.all_last_k_1h' is of type list<int64>, the entity 'merchant' of"
+            "features[0]: the feature 'spending.all_last_k_1h' is of type list<int64>, the entity"
+            " 'merchant' of"
             " type int64.",
         ),
         (
@@ -247,13 +252,15 @@ features:
         ),
         (
             "features: [{set: merchants, features: [city], keys: {merchant: hidden.merchant}}]",
-            "features[0]: the feature set 'hidden' has online: false, so it serves as a label only. Set online:"
+            "features[0]: the feature set 'hidden' has online: false, so it serves as a label only."
+            " Set online:"
             " true, or leave the feature out.",
         ),
         (
             "features: [spending.amount, {set: merchants, features: [city], keys: {merchant: twice}}]\n"
             "derive: {twice: 'cast(spending.amount as bigint)'}",
-            "features[1]: keys: 'twice' is a derived value; what is derived comes after the look-ups. Take the"
+            "features[1]: keys: 'twice' is a derived value; what is derived comes after the"
+            " look-ups. Take the"
             " key from a feature or from the request; a feature set's steps may derive it.",
         ),
         (
@@ -294,7 +301,8 @@ def test_the_closure_of_a_vector_has_the_sets_that_only_its_keys_and_its_conditi
         ),
         (
             "features: [spending.amount]\ntraining: {start: 2026-02-01T00:00:00Z, end: 2026-01-01T00:00:00Z}",
-            "training: no instant lies from 2026-02-01T00:00:00Z on and before 2026-01-01T00:00:00Z. Swap start:"
+            "training: no instant lies from 2026-02-01T00:00:00Z on and before 2026-01-01T00:00:00Z."
+            " Swap start:"
             " and end:.",
         ),
         (
@@ -303,7 +311,8 @@ def test_the_closure_of_a_vector_has_the_sets_that_only_its_keys_and_its_conditi
         ),
         (
             "features: [spending.amount]\nlabel: {feature: hidden.payee, pending: drop}",
-            "label: pending: drop is of a label with an offset, and this one has none. Add offset:, such as 7d,"
+            "label: pending: drop is of a label with an offset, and this one has none. Add offset:,"
+            " such as 7d,"
             " or leave pending: out.",
         ),
         (

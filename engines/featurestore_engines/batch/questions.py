@@ -15,7 +15,7 @@ from featurestore.rows.casting import Context, cast
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
 from featurestore.types import TIMESTAMP
-from featurestore_engines.batch.lookup import AT, QUERY, TableReader
+from featurestore_engines.batch.lookup import AT, QUERY, TableReader, undeleted
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _of_raw_rows(plan: VectorPlan, base: SetPlan, rows: pl.DataFrame, options: O
     _require(plan, rows, [f.name for f in base.source.schema] + [f.name for f in plan.inputs])
     numbered = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(plans.SEQUENCE))
     admitted = admit(base.source, numbered, now=instants.now(), either_half=True)
-    ready = transform(base, admitted.rows, keep_keyless=True).rows.rename({plans.SEQUENCE: QUERY})
+    ready = transform(base, undeleted(admitted.rows), keep_keyless=True).rows.rename({plans.SEQUENCE: QUERY})
     bounds = _between(pl.col(plans.EVENT_TIME).dt.epoch("us"), options)
     if bounds is not None:
         ready = ready.filter(bounds)
