@@ -14,7 +14,7 @@ from visits_project import SPECS, asked, at, open_project
 
 from featurestore import FeatureStore
 from featurestore.cli import main
-from featurestore.errors import RequestError, SpecError
+from featurestore.errors import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +146,9 @@ def test_a_condition_reads_sets_that_the_vector_does_not_serve(tmp_path: Path) -
 def test_an_argument_that_cannot_be_used_is_refused(store: FeatureStore) -> None:
     with pytest.raises(RequestError, match=r"join='outer' is no kind of join"):
         everything(store, join="outer")
-    with pytest.raises(SpecError, match="There is no column 'spent'"):
+    with pytest.raises(RequestError, match="where: There is no column 'spent'"):
         everything(store, where="spent > 1")
-    with pytest.raises(SpecError, match="must be true or false"):
+    with pytest.raises(RequestError, match="where: 'amount_sum_1d' is of type float64, and must be true"):
         everything(store, where="amount_sum_1d")
 
 
