@@ -48,8 +48,10 @@ class Catalog:
         names = sorted({reference.split(".", 1)[0] for reference in features if "." in reference})
         loaded: list[Loaded] = []
         seen: set[tuple[str, str]] = set()
+        fits: dict[str, Any] = {}
         for name in names:
             version = self._resolve("FeatureSet", name)
+            fits |= self._fits(version)
             for key, item in self._compile(version).declarations.items():
                 if key not in seen:
                     seen.add(key)
@@ -58,7 +60,7 @@ class Catalog:
             raise RequestError("A vector needs at least one feature.", hint="Name some as set.feature.")
         vector = FeatureVector(name=AD_HOC, features=tuple(features))
         loaded.append(Loaded(vector, Origin("features")))
-        return compile_declarations(self._environment.project, loaded).vector(AD_HOC)
+        return compile_declarations(self._environment.project, loaded, fits).vector(AD_HOC)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of the applied objects of a kind."""
@@ -147,7 +149,7 @@ class Catalog:
         return self._compiled[key]
 
     def _fits(self, version: Version) -> dict[str, Any]:
-        if version.kind != "FeatureVector":
+        if version.kind not in ("FeatureVector", "FeatureSet"):
             return {}
         registry, project = self._environment.registry, self._environment.project
         pins = registry.pins(project, version.name, version.fingerprint)

@@ -111,6 +111,18 @@ class AggregateColumn:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """What a whole batch input must be like after the steps. It changes no row, so no fingerprint either."""
+
+    name: str
+    kind: str  # rows | null_share | mean | unique
+    columns: tuple[str, ...]  # none of rows, one of null_share and mean
+    low: float | None  # of what is measured: rows, share, mean, or rows that repeat another's values
+    high: float | None
+    severity: str  # warn | fail
+
+
+@dataclass(frozen=True)
 class SetPlan:
     """A feature set, resolved.
 
@@ -132,6 +144,7 @@ class SetPlan:
     online: bool
     rows_fingerprint: str
     state_fingerprint: str
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def features(self) -> tuple[Field, ...]:

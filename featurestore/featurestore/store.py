@@ -136,38 +136,40 @@ class FeatureStore:
         self.catalog.forget()
         return planned or now
 
-    def _plan(self) -> tuple[CompiledProject, Changes]:
-        loaded = load_project(self.root, self._profile)
-        compiled = compile_project(loaded)
-        pinned: dict[str, str] = {}
-        fits: dict[str, Any] = {}
-        from featurestore.fitting import fitted_version
+    def compiled(self, without: str | None = None) -> CompiledProject:
+        """Return the project's specs, compiled with the newest fits; that of `without` left out."""
+        from featurestore.fitting import fitted_project
 
-        for name in _needing_fit(loaded):
-            found = fitted_version(self.environment, compiled, name)
-            if found is not None:
-                pinned[name], fits[name] = found.id, found.values
-        if fits:
-            compiled = compile_project(loaded, fits)
-        return compiled, changes(self.environment, compiled, pinned)
+        return fitted_project(self.environment, load_project(self.root, self._profile), without)[0]
+
+    def _plan(self) -> tuple[CompiledProject, Changes]:
+        from featurestore.fitting import fitted_project
+
+        compiled, fits = fitted_project(self.environment, load_project(self.root, self._profile))
+        return compiled, changes(self.environment, compiled, {name: fit.id for name, fit in fits.items()})
 
     def preview(self, name: str, frame: EntityRows) -> Preview:
         """Return a declared set's features over raw rows of its source, each at its own event time.
 
-        Nothing is applied or stored; the specs are read as they are.
+        Nothing is applied or stored; the specs are read as they are, with the newest fits of their steps.
         """
         from featurestore.previewing import preview
 
-        return preview(self.validate().feature_set(name), _frame(frame))
+        return preview(self.compiled().feature_set(name), _frame(frame))
 
-    def fit(self, name: str, until: Any = None, rows: EntityRows | None = None) -> dict[str, Any]:
-        """Fit the statistics that a vector's imputes need, store them, and return them.
+    def fit(
+        self, name: str, until: Any = None, rows: EntityRows | Path | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Fit what a set's steps, or a vector's imputes, take from data, store it, and return it.
 
-        Over the training set of `rows`, or of the base's own rows, before `until`.
+        Of a set over its source's rows, from batch and stream, with event times up to `until`, or over raw
+        `rows` (a frame, or the path of a file) instead; by step and column, as `steps[2].amount`. Of a vector
+        over the training set of `rows`, or of the base's own rows, before `until`; by output. What is applied
+        keeps its fit; the next apply makes a version with this one.
         """
         from featurestore.fitting import fit
 
-        return fit(self, self.validate(), name, instant_of(until), rows)
+        return fit(self, self.compiled(without=name), name, instant_of(until), rows)
 
     # Batch
 
@@ -387,16 +389,6 @@ class FeatureStore:
 
 def _reopen(root: Path, profile: str | None) -> FeatureStore:
     return FeatureStore(root, profile=profile)
-
-
-def _needing_fit(loaded: Any) -> list[str]:
-    """Return the names of declared vectors whose imputes name statistics."""
-    return [
-        item.declaration.name
-        for item in loaded.declarations
-        if item.declaration.kind == "FeatureVector"
-        and any(isinstance(v, str) and v.startswith("$") for v in item.declaration.impute.values())
-    ]
 
 
 def _frame(data: EntityRows) -> pl.DataFrame:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import polars as pl
 
 from featurestore import instants, plans, tables
 from featurestore.contracts import BatchSource, OfflineTable
 from featurestore.online.writer import OnlineWriter
-from featurestore.plans import SetPlan, TrainingPlan, VectorPlan
+from featurestore.plans import SetPlan, SourcePlan, TrainingPlan, VectorPlan
+from featurestore_engines.batch.fitting import Fitting, fitting
 from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
 from featurestore_engines.batch.lookup import AT, FOUND, QUERY, FrameReader, as_of_values
 from featurestore_engines.batch.materialize import Filled, fill
@@ -35,11 +37,19 @@ class BatchEngine:
         *,
         mode: Mode | None = None,
         on_rows: Callable[[pl.DataFrame], None] | None = None,
+        on_checks: Callable[[int, Mapping[str, int]], None] | None = None,
         progress: Progress | None = None,
     ) -> IngestReport:
         """Bring what is new in `source` into the set's offline table; the same input again is a no-op."""
         run = Ingest(
-            plan, table, dead_letters, clock=self._clock, mode=mode, on_rows=on_rows, progress=progress
+            plan,
+            table,
+            dead_letters,
+            clock=self._clock,
+            mode=mode,
+            on_rows=on_rows,
+            on_checks=on_checks,
+            progress=progress,
         )
         return run.run(source)
 
@@ -79,6 +89,18 @@ class BatchEngine:
     ) -> TrainingSet:
         """Return the features of `rows`, each at its own instant."""
         return training_set(plan, table, rows, options)
+
+    def fitting(
+        self,
+        source: SourcePlan,
+        inputs: Sequence[BatchSource],
+        landing: OfflineTable | None,
+        until: int | None,
+        *,
+        either_half: bool = False,
+    ) -> AbstractContextManager[Fitting]:
+        """Return the rows of a source up to an instant, of which columns can be fitted."""
+        return fitting(source, inputs, landing, until, self._clock, either_half=either_half)
 
     def preview(self, plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
         """Return keys, event time and all features of transformed rows, each at its own event time."""

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from featurestore import plans, tables
-from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.functions import Finished, plain_values
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
+from featurestore.expressions.vectors import column
 from featurestore.instants import LAST
 from featurestore.kernel import EntityRows, Rules, evaluate
 from featurestore.keys import SHARDS
@@ -169,10 +170,10 @@ def as_of_values(
 ) -> pl.DataFrame:
     """Return the features for each row of `asked`, in its order, and whether its entity has a row.
 
-    `__found` says it: a row is visible, not past the set's ttl. `asked` has `__query` (0 … n-1), `__key`
-    (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with `__query`, that
-    their own question sees whether the table has them or not. Rows are read by key; tables past some millions
-    of rows a range of shards at a time.
+    That is in `__found`: a row is visible, and not past the set's ttl. `asked` has `__query` (0 … n-1),
+    `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with
+    `__query`, that their own question sees whether the table has them or not. Rows are read by key; tables
+    past some millions of rows a range of shards at a time.
     """
     aggregates = tuple(a for a in plan.aggregates if a.name in set(features))
     plain = [f for f in plan.plain if f.name in set(features)]
@@ -314,6 +315,8 @@ def _piece(
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
     """Return finished values as a column of their type, null where not found."""
+    if kind.name == "vector" or (kind.item is not None and kind.item.name == "vector"):
+        return column(plain_values(values, found, kind), kind).alias(name)
     if values.dtype == object:
         items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
         items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]

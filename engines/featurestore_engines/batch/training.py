@@ -14,6 +14,7 @@ from featurestore import instants, plans
 from featurestore.contracts import OfflineTable
 from featurestore.errors import RequestError
 from featurestore.expressions.to_polars import rejects, to_polars
+from featurestore.expressions.vectors import column
 from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorPlan
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.keys import cast_keys, encode
@@ -163,7 +164,9 @@ def _label(label: LabelPlan, reader: TableReader, asked: Questions) -> tuple[pl.
     working = asked.working
     is_pending = pl.repeat(False, working.height, eager=True)
     if label.by_event_id and asked.base is not None:
-        found = matched_rows(label.set, reader, asked.base, label.feature)
+        keys = _keyed(working, label.set, label.keys, {}).select(QUERY, plans.KEY)
+        base = asked.base.drop(plans.KEY).join(keys, on=QUERY, how="inner", maintain_order="left")
+        found = matched_rows(label.set, reader, base, label.feature)
         found = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
     else:
         at = working[AT] + label.offset
@@ -228,5 +231,4 @@ def _derive(derived: DerivedValue, values: pl.DataFrame) -> pl.Series:
 
 def _imputed(plan: VectorPlan, name: str, constant: Any) -> pl.Expr:
     kind = next(f.type for f in plan.outputs if f.name == name)
-    literal = pl.lit(constant, pl.Int32) if kind.name == "date" else pl.lit(constant)
-    return pl.col(name).cast(kind.polars()).fill_null(literal.cast(kind.polars()))
+    return pl.col(name).cast(kind.polars()).fill_null(pl.lit(column([constant], kind)).first())

@@ -48,7 +48,9 @@ def entity_rows(text: str, plan: VectorPlan, event_time: str) -> pl.DataFrame:
     """
     types = _types(plan)
     if plan.base is not None:
-        return read_rows(text, texts=[name for name, kind in types.items() if kind.name == "string"])
+        return read_rows(
+            text, texts=[name for name, kind in types.items() if kind.name in ("string", "json")]
+        )
     from featurestore.rows.casting import Context, cast
     from featurestore.types import DataType
 

@@ -192,6 +192,11 @@ class _Builder:
                 f"the rows of '{base.name}' have no time: its source has event_time: always.",
                 hint="Choose a set with an event time, or leave base: out.",
             )
+        if base.steps.explodes:
+            raise SpecError(
+                f"explode makes several rows of one in '{base.name}', and a vector scores one.",
+                hint="Choose a set without explode as base:, and look this one up.",
+            )
         return base
 
     def _label(self) -> LabelPlan | None:
@@ -209,16 +214,24 @@ class _Builder:
                 f"pending: {declared.pending} is of a label with an offset, and this one has none.",
                 hint="Add offset:, such as 7d, or leave pending: out.",
             )
+        by_event_id = (
+            base is not None
+            and not offset
+            and bool(plan.source.event_id)
+            and plan.source.fingerprint == base.source.fingerprint
+        )
+        if by_event_id and plan.steps.explodes:
+            raise SpecError(
+                f"explode gives the rows of '{plan.name}' ids of their own, so none is the base row's.",
+                hint="Take the label from a set without explode.",
+            )
         return LabelPlan(
             set=plan,
             feature=choice.feature,
             output=choice.output,
             type=by_name(plan.features)[choice.feature],
             keys=request_columns(plan, {}, base, self.inputs),
-            by_event_id=base is not None
-            and not offset
-            and bool(plan.source.event_id)
-            and plan.source.fingerprint == base.source.fingerprint,
+            by_event_id=by_event_id,
             offset=offset,
             pending=declared.pending,
         )

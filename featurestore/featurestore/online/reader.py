@@ -26,6 +26,7 @@ from featurestore.online.layout import OnlineLayout
 from featurestore.online.requests import outward, row_value
 from featurestore.online.view import EntityView, aggregates
 from featurestore.plans import Lookup, SetPlan, VectorPlan
+from featurestore.rows.vectors import unpack
 from featurestore.types import Field
 
 PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
@@ -181,7 +182,9 @@ class _LookupReader:
             stored = msgspec.msgpack.decode(newest[1])
             for place, output, kind in self._plain:
                 value = stored[place]
-                if kind.holds_decimals:
+                if kind.name == "vector" and value is not None:
+                    value = unpack(value, kind)
+                elif kind.holds_decimals:
                     value = row_value(value, kind)
                 row.values[output] = value
                 row.status[output] = NULL_VALUE if value is None else PRESENT

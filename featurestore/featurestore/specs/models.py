@@ -93,10 +93,12 @@ TypeName = Annotated[
                         "binary",
                         "date",
                         "timestamp",
+                        "json",
                     ]
                 },
                 {"pattern": r"^decimal\(\d+, ?\d+\)$"},
                 {"pattern": r"^list<.+>$"},
+                {"pattern": r"^vector<float(32|64), ?[0-9]+>$"},
             ]
         }
     ),
@@ -261,6 +263,53 @@ class Aggregation(Model):
         return self
 
 
+class Bounds(Model):
+    """A least and a greatest number, both allowed; one may be left out."""
+
+    min: float | None = None
+    """The least."""
+    max: float | None = None
+    """The greatest."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("say min:, max: or both.")
+        if self.min is not None and self.max is not None and not self.min <= self.max:
+            raise ValueError(f"min: {self.min:g} is above max: {self.max:g}.")
+        return self
+
+
+class Expectation(Model):
+    """What a whole batch input must be like, as it is after the steps: exactly one of the four."""
+
+    rows: Bounds | None = None
+    """How many rows."""
+    column: Column | None = None
+    """The column of `null_share:` or `mean:`."""
+    null_share: Bounds | None = None
+    """The share of nulls in the column, 0 to 1; 0 of no rows."""
+    mean: Bounds | None = None
+    """The mean of the column's values that are not null; of none, it is as expected; NaN is not."""
+    unique: Annotated[tuple[Column, ...], Field(min_length=1)] | None = None
+    """Columns whose values together no two rows share; rows with a null in one of them are left out."""
+    severity: Literal["warn", "fail"] = "fail"
+    """Whether an input that is otherwise is only reported, or not ingested."""
+    name: FeatureName | None = None
+    """What it is called in reports."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Expectation:
+        said = [kind for kind in ("rows", "null_share", "mean", "unique") if getattr(self, kind) is not None]
+        if len(said) != 1:
+            found = f", not {' and '.join(said)}" if said else ""
+            raise ValueError(f"say one of rows:, null_share:, mean:, unique:{found}.")
+        if (self.column is not None) != (said[0] in ("null_share", "mean")):
+            needs = f"{said[0]}: needs column:." if self.column is None else f"{said[0]}: takes no column:."
+            raise ValueError(needs)
+        return self
+
+
 _EntityKey = Annotated[
     Annotated[
         Annotated[Name, Tag(TEXT)] | Annotated[dict[Name, Column], Tag(OBJECT)], Discriminator(_is_text)
@@ -268,7 +317,8 @@ _EntityKey = Annotated[
     BeforeValidator(_name_of),
 ]
 _SourceOrName = Annotated[
-    Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)
+    Annotated[Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)],
+    BeforeValidator(lambda value: value.name if isinstance(value, FeatureSet) else value),
 ]
 
 
@@ -286,6 +336,8 @@ class FeatureSet(Declared):
     """Functions of one row, in order."""
     aggregations: tuple[Aggregation, ...] = ()
     """Windowed functions of an entity's rows."""
+    expectations: tuple[Expectation, ...] = ()
+    """What a whole batch input must be like to be ingested."""
     online: StrictBool = True
     """Whether the set is kept in the online store; a label's need not be."""
     ttl: Duration | None = None
