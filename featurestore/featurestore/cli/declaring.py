@@ -50,7 +50,7 @@ def plan(
     changes = session.store.plan()
     _show(session, changes)
     if changes.is_empty:
-        session.console.say("Nothing to apply.")
+        session.console.say(_nothing(changes, "Nothing to apply."))
     elif exit_code:
         raise typer.Exit(1)
 
@@ -61,7 +61,7 @@ def apply(session: Session) -> None:
     changes = session.store.apply()
     if not session.console.quiet or session.console.json:
         _show(session, changes)
-    session.console.say("Nothing changed." if changes.is_empty else "Applied.")
+    session.console.say(_nothing(changes, "Nothing changed.") if changes.is_empty else "Applied.")
 
 
 @verb(_PANEL)
@@ -123,6 +123,14 @@ def tag(
     if session.console.json:
         session.console.data({"kind": kinds[0], "name": name, "tag": tag, "fingerprint": fingerprint})
     session.console.say(f"{name}@{tag} is {fingerprint}")
+
+
+def _nothing(changes: Changes, text: str) -> str:
+    """Return how to say that there is nothing to do, but for what waits for a fit."""
+    waiting = [item.name for item in changes if item.action == "waiting"]
+    if not waiting:
+        return text
+    return f"{text[:-1]} until {', '.join(waiting)} {'is' if len(waiting) == 1 else 'are'} fitted."
 
 
 def _show(session: Session, changes: Changes) -> None:
