@@ -73,7 +73,8 @@ class Asked:
         kinds = {f.name: f.type for f in self.plan.inputs}
         for lookup in self.plan.lookups:
             for column, key in zip(lookup.keys, lookup.set.keys, strict=True):
-                kinds[column] = key.type
+                if column in lookup.given_keys:
+                    kinds[column] = key.type
         return kinds
 
     def frame(self) -> pl.DataFrame:
@@ -213,6 +214,8 @@ def _agrees(cell: Any, got: Any, kind: DataType | None, t0: int) -> bool:
 def _same(expected: Any, got: Any) -> bool:
     if isinstance(expected, str) and expected.startswith("~") and isinstance(got, float):
         return math.isclose(float(expected[1:]), got, rel_tol=1e-9)
+    if isinstance(expected, str) and expected.startswith("≈") and isinstance(got, float):
+        return math.isclose(float(expected[1:]), got, rel_tol=0.02)
     if isinstance(expected, list) and isinstance(got, list):
         return len(expected) == len(got) and all(map(_same, expected, got))
     if isinstance(expected, dict) and isinstance(got, dict):
