@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         FeatureVector,
         Source,
         StreamHalf,
+        Test,
     )
     from featurestore.store import FeatureStore
 
@@ -35,6 +36,7 @@ __all__ = [
     "Source",
     "SpecError",
     "StreamHalf",
+    "Test",
     "__version__",
 ]
 

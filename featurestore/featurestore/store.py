@@ -17,11 +17,12 @@ from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
-from featurestore.specs import load_config, load_project
+from featurestore.specs import LoadedProject, load_config, load_project
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from featurestore.cases import CaseReport
     from featurestore.client import RemoteFeatureStore
     from featurestore.plans import VectorPlan
     from featurestore.previewing import Preview
@@ -117,7 +118,32 @@ class FeatureStore:
 
     def validate(self) -> CompiledProject:
         """Return the project's specs, compiled. Raises SpecErrors with every mistake, each with file:line."""
-        return compile_project(load_project(self.root, self._profile))
+        from featurestore.cases import check
+
+        loaded = load_project(self.root, self._profile)
+        compiled = compile_project(loaded)
+        check(loaded, compiled)
+        return compiled
+
+    def test(
+        self,
+        names: Sequence[str] = (),
+        match: str | None = None,
+        *,
+        redis: bool = False,
+        progress: Progress | None = None,
+    ) -> CaseReport:
+        """Run the project's own cases (`tests:` beside specs) on every engine, in scratch stores.
+
+        `names` are of cases, sets or vectors (default: all); `match` is text in a case's name. The online
+        values lie in SQLite, or with `redis` in Redis: the project's, where it has one, under a prefix of its
+        own, else one that is started for it. Raises SpecErrors where a case is wrong in itself.
+        """
+        from featurestore.cases import run
+
+        loaded = load_project(self.root, self._profile)
+        compiled, _ = self._fitted(loaded)
+        return run(self, loaded, compiled, names, match, redis=redis, progress=progress)
 
     def plan(self) -> Changes:
         """Return what `apply` would change, and what would follow from it."""
@@ -132,7 +158,11 @@ class FeatureStore:
         return planned or now
 
     def _plan(self) -> tuple[CompiledProject, Changes]:
-        loaded = load_project(self.root, self._profile)
+        compiled, pinned = self._fitted(load_project(self.root, self._profile))
+        return compiled, changes(self.environment, compiled, pinned)
+
+    def _fitted(self, loaded: LoadedProject) -> tuple[CompiledProject, dict[str, str]]:
+        """Return the specs, compiled with the newest fits, and the fits' ids by the names of vectors."""
         compiled = compile_project(loaded)
         pinned: dict[str, str] = {}
         fits: dict[str, Any] = {}
@@ -144,7 +174,7 @@ class FeatureStore:
                 pinned[name], fits[name] = found.id, found.values
         if fits:
             compiled = compile_project(loaded, fits)
-        return compiled, changes(self.environment, compiled, pinned)
+        return compiled, pinned
 
     def preview(self, name: str, frame: EntityRows) -> Preview:
         """Return a declared set's features over raw rows of its source, each at its own event time.
@@ -153,7 +183,8 @@ class FeatureStore:
         """
         from featurestore.previewing import preview
 
-        return preview(self.validate().feature_set(name), _frame(frame))
+        compiled = compile_project(load_project(self.root, self._profile))
+        return preview(compiled.feature_set(name), _frame(frame))
 
     def fit(self, name: str, until: Any = None, rows: EntityRows | None = None) -> dict[str, Any]:
         """Fit the statistics that a vector's imputes need, store them, and return them.
@@ -162,7 +193,8 @@ class FeatureStore:
         """
         from featurestore.fitting import fit
 
-        return fit(self, self.validate(), name, _instant(until), rows)
+        compiled = compile_project(load_project(self.root, self._profile))
+        return fit(self, compiled, name, _instant(until), rows)
 
     # Batch
 
