@@ -17,7 +17,7 @@ from featurestore.contracts import OfflineTable, OnlineStore, extension
 from featurestore.instants import format_instant
 from featurestore.online.reader import VectorReader
 from featurestore.online.requests import outward
-from featurestore.online.writer import OnlineWriter
+from featurestore.online.writer import OnlineWriter, mark_of
 from featurestore.plans import INGEST_TIME, SetPlan, SourcePlan
 from featurestore.types import DataType, Field
 
@@ -72,6 +72,7 @@ class Scratch:
         for plan in self._sets:
             if plan.online:
                 self._online.drop(self._generation(plan))
+                self._online.drop(mark_of(self._generation(plan)))
 
     # Reading
 
