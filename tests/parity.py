@@ -1,6 +1,7 @@
 """What the parity tests share: plans made of text, rows as frames, and how a value is compared.
 
-`FEATURESTORE_EXAMPLES` multiplies the number of Hypothesis examples (default 1).
+`FEATURESTORE_EXAMPLES` multiplies the number of Hypothesis examples (default 1); `FEATURESTORE_NO_SHRINK=1`
+reports the first counterexample as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import oracle
 import polars as pl
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -29,11 +30,15 @@ from featurestore.types import DataType, Field
 INSTANT = pl.Datetime("us", "UTC")
 
 
+_PHASES = [p for p in Phase if p is not Phase.shrink or not os.environ.get("FEATURESTORE_NO_SHRINK")]
+
+
 def examples(count: int) -> settings:
     """Return settings of that many examples, times `FEATURESTORE_EXAMPLES`."""
     return settings(
         max_examples=max(1, int(count * float(os.environ.get("FEATURESTORE_EXAMPLES", "1")))),
         deadline=None,
+        phases=_PHASES,
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.data_too_large,
@@ -165,7 +170,12 @@ def set_like(
 
 
 def kernel_frame(
-    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, DataType] = TYPES, *, ids: bool, order: bool
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, DataType] = TYPES,
+    *,
+    ids: bool,
+    order: bool,
+    deleted: bool = False,
 ) -> pl.DataFrame:
     """Return kernel rows (see `strategies.kernel_log`) as a frame of a feature set's table."""
     schema: dict[str, Any] = {name: kind.polars() for name, kind in kinds.items()}
@@ -175,6 +185,8 @@ def kernel_frame(
     schema[plans.ROW_HASH] = pl.Int64
     if ids:
         schema[plans.EVENT_ID] = pl.Int64
+    if deleted:
+        schema[plans.DELETED] = pl.Boolean
     columns = {}
     for name, kind in schema.items():
         items = [row[name] for row in rows]

@@ -33,6 +33,7 @@ name: payments
 event_time: at
 ingest_time: known_at
 event_id: id
+deleted: "units = 7"
 schema:
   id: string
   customer: string
@@ -49,6 +50,7 @@ kind: Source
 name: visits
 event_time: at
 order_by: rank
+deleted: "seconds > 90"
 schema: {customer: string, at: timestamp, rank: int64, page: string, seconds: int64}
 stream: {topic: visits}
 ---
@@ -61,7 +63,7 @@ steps:
   - date_parts: {column: at, parts: [hour]}
   - map_values: {column: kind, mapping: {ab: b}}
   - derive: {double: "amount * 2"}
-  - filter: "units is null or units <> 7"
+  - filter: "units is null or units not in (6, 7)"
   - drop: [shop]
 aggregations:
   - {column: amount, functions: [sum, avg, min, max, var, last], windows: [1h, 2h]}
@@ -143,7 +145,7 @@ def payments(*, special: bool = True, **options: Any) -> SearchStrategy[list[Row
         "shop": st.sampled_from([1, 2, 2**40, None]),
         "amount": st.one_of(st.none(), floats(special=special)),
         "kind": st.sampled_from(["a", "b", "ab", "é", None]),
-        "units": st.one_of(values("int8"), values("int64")),
+        "units": st.one_of(values("int8"), values("int64"), st.just(7)),
     }
     return source_log(SETS["spending"], given=given, **options)
 
@@ -197,6 +199,8 @@ def make_log(seed: int, count: int) -> tuple[list[Row], list[Row]]:
         }
         if paid and rng.random() < 0.1:  # the same event, said otherwise
             row |= {name: paid[-1][name] for name in ("id", "customer", "at")}
+        if paid and rng.random() < 0.1:  # an earlier event, retracted
+            row = rng.choice(paid) | {"units": 7}
         row["known_at"] = row["at"] + rng.choice([0, 0, 1, HOUR_US, HOUR_US - 1, 3 * HOUR_US])
         paid.append({f.name: row[f.name] for f in PROJECT.sources["payments"].schema})
     visited = [
@@ -248,13 +252,16 @@ def facts(name: str, log: Iterable[Mapping[str, Any]]) -> list[Row]:
         )
         if source.event_id:
             made[-1]["__event_id"] = row["id"]
+            made[-1]["__deleted"] = row["units"] == 7
+        else:
+            made[-1]["__deleted"] = row["seconds"] is not None and row["seconds"] > 90
         if source.order_by:
             made[-1]["__order"] = row["rank"]
     return [row for row in made if row["__key"] is not None]
 
 
 def _spending(row: Mapping[str, Any]) -> Row | None:
-    if row["units"] == 7:
+    if row["units"] == 6:
         return None
     amount, kind = row["amount"], row["kind"]
     return {
@@ -307,9 +314,9 @@ class Judge:
         return _imputed(cells, {"seen_page": "none"})
 
     def scored(self, row: Row, **options: Any) -> Any:
-        """Return the vector `scored` of a raw payment; None where the filter leaves it out."""
+        """Return the vector `scored` of a raw payment; None where a filter leaves it out or it is deleted."""
         made = facts("spending", [row])
-        if not made:
+        if not made or made[0]["__deleted"]:
             return None
         t, customer = row["at"], row["customer"]
         cells = self.set("spending", customer, t, base=made[0], **options)
@@ -328,6 +335,8 @@ class Judge:
             if (other["__key"], other["__event_time"], other["__event_id"])
             == (row["customer"], row["at"], row["id"])
         ]
+        if any(other["__deleted"] for other in same):
+            return None
         return min(same, key=oracle.order_key)["big"] if same else None
 
 

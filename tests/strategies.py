@@ -113,12 +113,14 @@ def kernel_log(
     origin: int | None = None,
     ids: bool = True,
     order: bool = False,
+    deleted: bool = False,
     max_rows: int = 24,
 ) -> list[dict[str, Any]]:
     """Return rows as they leave the steps: `columns` (types by name, or strategies) and the store's own.
 
     They come in no order. `__row_hash` is of the content, so that equal rows have equal hashes. With ids,
-    some rows come again with other content, and some ids at another instant or entity.
+    some rows come again with other content, and some ids at another instant or entity. With `deleted` one
+    in five is a deletion.
     """
     origin = draw(st.sampled_from([ORIGIN, ORIGIN, EPOCH])) if origin is None else origin
     content = {
@@ -137,7 +139,9 @@ def kernel_log(
         if ids:
             same = again is not None and draw(st.booleans())
             row["__event_id"] = again["__event_id"] if again and same else draw(st.integers(1, 6))
-        row["__row_hash"] = _hash([row[name] for name in content])
+        if deleted:
+            row["__deleted"] = draw(st.sampled_from([False, False, False, False, True]))
+        row["__row_hash"] = _hash([row[name] for name in content] + [True] * row.get("__deleted", False))
         rows.append(row)
     return rows
 

@@ -45,6 +45,7 @@ def answers(
     base: Sequence[Mapping[str, Any] | None] | None = None,
     ids: bool = True,
     order: bool = False,
+    deleted: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the kernel's answer to each question (entity, instant)."""
     layout = Layout.of(made.aggregates)
@@ -56,13 +57,17 @@ def answers(
         return coded, entity_rows(parts, coded, coded["__code"].to_numpy(), entities, len(layout.inputs))
 
     frame, known = sorted_rows(
-        kernel_frame(rows, ids=ids, order=order), [KEYS.index(row["__key"]) for row in rows], len(KEYS)
+        kernel_frame(rows, ids=ids, order=order, deleted=deleted),
+        [KEYS.index(row["__key"]) for row in rows],
+        len(KEYS),
     )
     extra = None
     if base is not None:
         there = [(number, row) for number, row in enumerate(base) if row is not None]
         _, extra = sorted_rows(
-            kernel_frame([row for _, row in there], ids=ids, order=order), [n for n, _ in there], len(asked)
+            kernel_frame([row for _, row in there], ids=ids, order=order, deleted=deleted),
+            [n for n, _ in there],
+            len(asked),
         )
     answer = evaluate(
         known,
@@ -156,6 +161,39 @@ def test_a_base_row_counts_once_whether_or_not_it_has_arrived(data: st.DataObjec
         asked.append((row["__key"], row["__event_time"]))
         base.append(row if data.draw(st.integers(0, 4)) else None)
     check(made, rows, asked, as_known=data.draw(st.booleans()), base=base)
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["retract-ids", "end-entities"])
+@given(st.data())
+@examples(150)
+def test_deleted_rows_retract_their_id_or_end_their_entity(ids: bool, data: st.DataObject) -> None:
+    order = data.draw(st.booleans())
+    rows = data.draw(kernel_log(COLUMNS, SPANS, ids=ids, order=order, deleted=True))
+    made = set_like(
+        data.draw(aggregate_columns(ALL, SPANS)),
+        ttl=data.draw(st.sampled_from([None, *SPANS])),
+        left_closed=data.draw(st.booleans()),
+        on_duplicate=data.draw(st.sampled_from(["first", "replace"])) if ids else "first",
+    )
+    options = {"as_known": data.draw(st.booleans()), "ids": ids, "order": order, "deleted": True}
+    check(made, rows, data.draw(questions(rows)), **options)
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["retract-ids", "end-entities"])
+@given(st.data())
+@examples(80)
+def test_a_base_row_among_deleted_rows(ids: bool, data: st.DataObject) -> None:
+    rows = data.draw(kernel_log(COLUMNS, SPANS, ids=ids, deleted=True))
+    made = set_like(data.draw(aggregate_columns(ALL, SPANS)))
+    asked, base = [], []
+    for row in data.draw(kernel_log(COLUMNS, SPANS, ids=ids, max_rows=6)):
+        arrived = data.draw(st.sampled_from([None, *rows]))
+        if arrived is not None:
+            same = ("__key", "__event_time", *(["__event_id"] if ids else []))
+            row |= {name: arrived[name] for name in same}
+        asked.append((row["__key"], row["__event_time"]))
+        base.append(row | {"__deleted": False})
+    check(made, rows, asked, as_known=data.draw(st.booleans()), base=base, ids=ids, deleted=True)
 
 
 def test_a_base_row_makes_room_for_its_visible_twin_where_late_rows_are_left_out() -> None:

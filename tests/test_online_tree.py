@@ -33,9 +33,9 @@ from strategies import HOUR, ORIGIN, SECOND, kernel_log, queries, schedules
 from featurestore import plans
 from featurestore.aggregates import function_names, plain_values
 from featurestore.errors import HistoryError
-from featurestore.expressions import Expression
+from featurestore.expressions import Expression, parse
 from featurestore.online import nodes, tree
-from featurestore.online.frames import order_columns, pack, row_parts
+from featurestore.online.frames import order_columns, packed, row_parts
 from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
 from featurestore.online.nodes import Directory, Leaf
 from featurestore.online.requests import row_value
@@ -60,10 +60,11 @@ def a_plan(
     left_closed: bool = False,
     ttl: int | None = None,
     history: int | None = None,
+    deleted: bool = False,
 ) -> SetPlan:
     """Return the plan of a set of these aggregations over `COLUMNS`."""
     fields = tuple(Field(name, kind) for name, kind in TYPES.items())
-    deleted: Expression | None = None
+    marks: Expression | None = parse("flag", {"flag": TYPES["flag"]}) if deleted else None
     source = SourcePlan(
         "source",
         fields,
@@ -77,7 +78,7 @@ def a_plan(
         1_000_000,
         None,
         on_duplicate,
-        deleted,
+        marks,
         None,
         None,
         "",
@@ -143,7 +144,7 @@ class Entity:
     def leaf(self, rows: Sequence[Mapping[str, Any]]) -> Leaf:
         """Return rows, in order, as the writer makes them of a frame."""
         layout = self.layout
-        frame = kernel_frame(rows, ids=layout.has_ids, order=layout.has_order)
+        frame = kernel_frame(rows, ids=layout.has_ids, order=layout.has_order, deleted=layout.has_deleted)
         frame = frame.sort(order_columns(frame))
 
         def whole(name: str) -> np.ndarray:
@@ -156,7 +157,8 @@ class Entity:
             whole(plans.ORDER) if layout.has_order else None,
             whole(plans.EVENT_ID) if layout.has_ids else None,
             row_parts(layout.parts, frame),
-            pack(frame, self.plan.plain) if layout.has_plain else [],
+            packed(layout, frame),
+            deleted=frame[plans.DELETED].to_numpy() if layout.has_deleted else None,
         )
 
     def depth(self) -> int:
@@ -204,16 +206,17 @@ def logs(**options: Any) -> st.SearchStrategy[list[dict[str, Any]]]:
 @given(st.data())
 @examples(150)
 def test_every_instant_reads_as_the_oracle_says_at_any_depth(data: st.DataObject) -> None:
-    ids, order = data.draw(st.booleans()), data.draw(st.booleans())
+    ids, order, deleted = (data.draw(st.booleans()) for _ in range(3))
     plan = a_plan(
         data.draw(aggregate_columns(ALL, SPANS)),
         ids=ids,
         order=order,
+        deleted=deleted,
         on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
         left_closed=data.draw(st.booleans()),
         ttl=data.draw(st.sampled_from([None, *SPANS])),
     )
-    rows = data.draw(logs(ids=ids, order=order))
+    rows = data.draw(logs(ids=ids, order=order, deleted=deleted))
     entity = Entity(plan)
     with leaf_rows(data.draw(st.sampled_from([1, 2, 3, 512]))):
         delivered = data.draw(schedules(rows) if ids else st.permutations(rows))
@@ -226,16 +229,20 @@ def test_every_instant_reads_as_the_oracle_says_at_any_depth(data: st.DataObject
 @given(st.data())
 @examples(60)
 def test_the_state_is_the_same_bytes_whatever_the_order_and_the_batches(data: st.DataObject) -> None:
+    ids, deleted = data.draw(st.booleans()), data.draw(st.booleans())
     plan = a_plan(
         data.draw(aggregate_columns(ALL, SPANS, most=3)),
+        ids=ids,
+        deleted=deleted,
         on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
     )
-    rows = data.draw(logs())
+    rows = data.draw(logs(ids=ids, deleted=deleted))
     states = []
     with leaf_rows(data.draw(st.sampled_from([1, 3]))):
         for _ in range(2):
             entity = Entity(plan)
-            for batch in data.draw(batches(data.draw(schedules(rows)))):
+            delivered = data.draw(schedules(rows) if ids else st.permutations(rows))
+            for batch in data.draw(batches(delivered)):
                 entity.apply(batch)
             states.append(entity.fields)
     assert states[0] == states[1]
@@ -244,12 +251,14 @@ def test_the_state_is_the_same_bytes_whatever_the_order_and_the_batches(data: st
 @given(st.data())
 @examples(80)
 def test_a_base_row_counts_once_whether_or_not_it_is_stored(data: st.DataObject) -> None:
-    plan = a_plan(data.draw(aggregate_columns(ALL, SPANS)), plain=())
-    rows = data.draw(logs())
+    deleted = data.draw(st.booleans())
+    plan = a_plan(data.draw(aggregate_columns(ALL, SPANS)), plain=(), deleted=deleted)
+    rows = data.draw(logs(deleted=deleted))
     [base] = data.draw(kernel_log(COLUMNS, SPANS, keys=[b"a"], max_rows=1).filter(len))
     arrived = data.draw(st.sampled_from([None, *rows]))
     if arrived is not None:
         base |= {name: arrived[name] for name in (plans.EVENT_TIME, plans.EVENT_ID)}
+    base[plans.DELETED] = False
     entity = Entity(plan)
     with leaf_rows(data.draw(st.sampled_from([1, 2, 512]))):
         for batch in data.draw(batches(rows)):
@@ -263,17 +272,18 @@ def test_a_base_row_counts_once_whether_or_not_it_is_stored(data: st.DataObject)
 @examples(150)
 def test_pruning_changes_no_answer_within_the_history(data: st.DataObject) -> None:
     history = data.draw(st.sampled_from([0, 90 * SECOND, HOUR]))
-    ids, order = data.draw(st.booleans()), data.draw(st.booleans())
+    ids, order, deleted = (data.draw(st.booleans()) for _ in range(3))
     plan = a_plan(
         data.draw(aggregate_columns(ALL, SPANS, most=3)) if data.draw(st.booleans()) else (),
         ids=ids,
         order=order,
+        deleted=deleted,
         on_duplicate=data.draw(st.sampled_from(["first", "replace"])),
         left_closed=data.draw(st.booleans()),
         ttl=data.draw(st.sampled_from([None, *SPANS])),
         history=history,
     )
-    rows = data.draw(logs(ids=ids, order=order, origin=ORIGIN))
+    rows = data.draw(logs(ids=ids, order=order, deleted=deleted, origin=ORIGIN))
     steps = data.draw(batches(data.draw(st.permutations(rows))))
     clock = sorted(
         data.draw(

@@ -12,7 +12,7 @@ from featurestore.contracts import BatchSource, OfflineTable, extension
 from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
 from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
-from featurestore.plans import SetPlan
+from featurestore.plans import DELETED, SetPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,6 +73,8 @@ def _ingest_one(
     environment = store.environment
 
     def on_rows(rows: pl.DataFrame) -> None:
+        if DELETED in rows.columns:
+            rows = rows.remove(DELETED)
         if rows.height and plan.plain:
             environment.registry.record_statistics(
                 environment.project, plan.name, plan.rows_fingerprint, describe(rows, plan.plain)

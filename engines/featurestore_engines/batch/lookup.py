@@ -79,6 +79,8 @@ class TableReader:
     ) -> pl.DataFrame:
         """Return the set's rows in [start, end), one per event id, by event time and row order.
 
+        Those that are deleted are left out.
+
         With `as_known`, of the copies of an id one that was known at its event time, where there is one.
         """
         if self._snapshot is None:
@@ -87,13 +89,15 @@ class TableReader:
             )
         frame = self.read(plan, None, event_times=event_times)
         frame = frame.sort([plans.EVENT_TIME, plans.KEY, *order_columns(frame)[1:]])
+        facts = undeleted(_one_per_id(plan, frame))
         if as_known and plans.EVENT_ID in frame.columns:
+            identity = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID]
+            frame = undeleted(frame).join(facts, on=identity, how="semi", maintain_order="left")
             known = frame[plans.INGEST_TIME] <= frame[plans.EVENT_TIME]
             first = _one_per_id(plan, frame.filter(known))
-            identity = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID]
             later = _one_per_id(plan, frame.filter(~known)).join(first, on=identity, how="anti")
             return pl.concat([first, later]).sort([plans.EVENT_TIME, plans.KEY], maintain_order=True)
-        return _one_per_id(plan, frame)
+        return facts
 
 
 class FrameReader:
@@ -132,8 +136,18 @@ def _one_per_id(plan: SetPlan, frame: pl.DataFrame) -> pl.DataFrame:
     """Return sorted rows without those whose id another one stands for (DESIGN 3.8)."""
     if plans.EVENT_ID not in frame.columns:
         return frame
-    keep = "last" if plan.source.on_duplicate == "replace" else "first"
-    return frame.unique([plans.KEY, plans.EVENT_TIME, plans.EVENT_ID], keep=keep, maintain_order=True)  # type: ignore[arg-type]
+    identity = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID]
+    if plan.source.on_duplicate == "replace":
+        return frame.unique(identity, keep="last", maintain_order=True)
+    if plans.DELETED in frame.columns:
+        retracted = pl.col(plans.DELETED).any().over(identity)
+        frame = frame.filter(pl.col(plans.DELETED) | ~retracted)
+    return frame.unique(identity, keep="first", maintain_order=True)
+
+
+def undeleted(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that are no deletions."""
+    return frame.filter(~pl.col(plans.DELETED)) if plans.DELETED in frame.columns else frame
 
 
 def as_of_values(
@@ -196,7 +210,7 @@ def matched_rows(plan: SetPlan, reader: TableReader, base: pl.DataFrame, feature
     bounds = (low, min(high, LAST - 1) + 1)
     keys = base.select(plans.KEY).unique()
     rows = reader.read(plan, [feature], event_times=bounds, keys=keys)
-    rows = _one_per_id(plan, rows.sort([plans.KEY, *order_columns(rows)]))
+    rows = undeleted(_one_per_id(plan, rows.sort([plans.KEY, *order_columns(rows)])))
     return (
         base.select(QUERY, *identity)
         .join(rows.select(*identity, feature), on=identity, how="inner")
@@ -257,6 +271,8 @@ def _store_schema(plan: SetPlan) -> dict[str, pl.DataType]:
         schema[plans.ORDER] = pl.Int64()
     if plan.source.event_id:
         schema[plans.EVENT_ID] = pl.Int64()
+    if plan.source.deleted is not None:
+        schema[plans.DELETED] = pl.Boolean()
     return schema
 
 

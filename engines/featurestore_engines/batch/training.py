@@ -20,7 +20,7 @@ from featurestore.rows.door import admit
 from featurestore.rows.keys import encode
 from featurestore.rows.transform import transform
 from featurestore.types import TIMESTAMP
-from featurestore_engines.batch.lookup import TableReader, as_of_values, matched_rows
+from featurestore_engines.batch.lookup import TableReader, as_of_values, matched_rows, undeleted
 
 QUERY = "__query"  # the number of the caller's row
 AT = "__at"  # the instant at which it is evaluated
@@ -211,7 +211,7 @@ def _of_raw_rows(plan: VectorPlan, base: SetPlan, rows: pl.DataFrame, options: O
     _require(plan, rows, [f.name for f in base.source.schema] + [f.name for f in plan.inputs])
     numbered = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(plans.SEQUENCE))
     admitted = admit(base.source, numbered, now=instants.now(), either_half=True)
-    ready = transform(base, admitted.rows, keep_keyless=True).rows.rename({plans.SEQUENCE: QUERY})
+    ready = transform(base, undeleted(admitted.rows), keep_keyless=True).rows.rename({plans.SEQUENCE: QUERY})
     bounds = _between(pl.col(plans.EVENT_TIME).dt.epoch("us"), options)
     if bounds is not None:
         ready = ready.filter(bounds)

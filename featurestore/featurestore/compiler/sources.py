@@ -52,10 +52,6 @@ def compile_source(source: Source, origin: Origin | None = None) -> SourcePlan:
     if source.deleted is not None:
         with problems.collect(origin.where("deleted"), "deleted"):
             deleted = condition(source.deleted, columns)
-            raise SpecError(
-                "retractions are not applied yet.",
-                hint="Leave deleted: out, and leave the rows that it marks out with a filter step.",
-            )
     with problems.collect(origin.where()):
         _halves(source)
     with problems.collect(origin.where("on_duplicate"), "on_duplicate"):

@@ -75,6 +75,8 @@ def evaluate(
     for number, window in enumerate(rules.layout.windows if as_known or len(unseen) else ()):
         starts, ends = window.bounds(instants)
         low, high = search(rows, codes, starts), search(rows, codes, ends)
+        if rows.ends and window.offset:  # what ended the entity after the window counts too
+            high = search(rows, codes, _seen(instants, window.left_closed))
         differs = _hides(rows, low, high, instants) if as_known else np.zeros(len(codes), bool)
         differs[unseen[(starts[unseen] <= instants[unseen]) & (instants[unseen] < ends[unseen])]] = True
         flagged = np.flatnonzero(differs)
@@ -89,6 +91,11 @@ def evaluate(
         answer.expired[rank],
         [(values[rank], found[rank]) for values, found in answer.aggregates],
     )
+
+
+def _seen(instants: Array, left_closed: bool) -> Array:
+    """Return the event times before which rows are visible."""
+    return instants if left_closed else instants + 1
 
 
 def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
@@ -117,10 +124,10 @@ def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
 
 def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> Answer:
     """Answer queries, sorted by code and instant, that see all rows up to their instant."""
-    after = search(rows, codes, instants if rules.left_closed else instants + 1)
+    after = search(rows, codes, _seen(instants, rules.left_closed))
     starts = np.searchsorted(rows.codes, codes)
-    found = after > starts
-    newest = np.where(found, after - 1, 0)
+    newest, found = rows.newest(starts, after)
+    newest = np.where(found, newest, 0)
     expired = np.zeros(len(codes), bool)
     if rules.ttl is not None and len(rows):
         expired = found & (rows.times[newest] <= instants - rules.ttl)
@@ -136,8 +143,12 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
             positions[left] = search(rows, codes, low)
         if right not in positions:
             positions[right] = search(rows, codes, high)
-        edges[number] = (positions[left], positions[right])
-    inputs = [column.compressed() for column in rows.inputs]
+        low_at, high_at = positions[left], positions[right]
+        if rows.ends:
+            begin = rows.begin(starts, search(rows, codes, _seen(instants, window.left_closed)))
+            low_at = np.minimum(np.maximum(low_at, begin), high_at)
+        edges[number] = (low_at, high_at)
+    inputs = [column.compressed(rows.deleted) for column in rows.inputs]
     cache: dict[tuple[int, int], Partial] = {}
     for number, use in enumerate(layout.uses):
         values = inputs[use.input]
@@ -159,10 +170,16 @@ def _hides(rows: EntityRows, low: Array, high: Array, instants: Array) -> Array:
 
 
 def _newest_range(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> tuple[Array, Array]:
-    """Return the rows [low, high) that decide each query's newest known row: it, its ties, and later ones."""
-    high = search(rows, codes, instants if rules.left_closed else instants + 1)
+    """Return the rows [low, high) that decide each query's newest known row: it, its ties, and later ones.
+
+    Where rows retract ids, what is newest may be any row; only a ttl bounds how far back it lies.
+    """
+    high = search(rows, codes, _seen(instants, rules.left_closed))
     low = high.copy()
     starts = np.searchsorted(rows.codes, codes)
+    if rows.deleted is not None and not rows.ends:
+        oldest = starts if rules.ttl is None else search(rows, codes, instants - rules.ttl)
+        return np.minimum(oldest, high), high
     newest = high - 1
     looking = np.flatnonzero(newest >= starts)
     while len(looking):

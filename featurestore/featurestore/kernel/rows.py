@@ -21,17 +21,19 @@ class InputColumn:
     values: Array
     valid: Array | None
 
-    def compressed(self) -> Values:
+    def compressed(self, deleted: Array | None = None) -> Values:
         """Return the values that count, with the ranks of the rows among them."""
-        return Values.of(self.values, self.valid)
+        if deleted is None:
+            return Values.of(self.values, self.valid)
+        return Values.of(self.values, ~deleted if self.valid is None else self.valid & ~deleted)
 
 
 @dataclass(frozen=True)
 class EntityRows:
     """Rows of entities 0 … entities-1, sorted; times in microseconds.
 
-    `index` is each row's number in the frame that it came from. `order` and `ids` are None where the
-    source declares none.
+    `index` is each row's number in the frame that it came from. `order`, `ids` and `deleted` are None where
+    the source declares none. A deleted row retracts its id or, where there are no ids, ends its entity.
     """
 
     entities: int
@@ -43,6 +45,7 @@ class EntityRows:
     ids: Array | None
     index: Array
     inputs: tuple[InputColumn, ...]
+    deleted: Array | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -61,6 +64,7 @@ class EntityRows:
             tuple(
                 InputColumn(c.values[index], None if c.valid is None else c.valid[index]) for c in self.inputs
             ),
+            None if self.deleted is None else self.deleted[index],
         )
 
     def sorted(self) -> EntityRows:
@@ -71,8 +75,16 @@ class EntityRows:
         order = np.lexsort(keys)
         return self.take(order)
 
+    @property
+    def ends(self) -> bool:
+        """Whether a deleted row ends its entity: it and all before it count nowhere."""
+        return self.deleted is not None and self.ids is None
+
     def distinct(self, replace: bool) -> EntityRows:
-        """Return the rows, of those with one (entity, event time, id) only the first, or the last."""
+        """Return the rows, of those with one (entity, event time, id) only the first, or the last.
+
+        The first is one that retracts the id, where there is any: it stays, so that the id is known.
+        """
         if self.ids is None or len(self) < 2:
             return self
         ties = (self.codes[1:] == self.codes[:-1]) & (self.times[1:] == self.times[:-1])
@@ -80,7 +92,10 @@ class EntityRows:
             return self
         tied = np.flatnonzero(np.append(ties, False) | np.append(False, ties))
         sequence = -tied if replace else tied
-        order = tied[np.lexsort((sequence, self.ids[tied], self.times[tied], self.codes[tied]))]
+        keys = [sequence, self.ids[tied], self.times[tied], self.codes[tied]]
+        if self.deleted is not None and not replace:
+            keys.insert(1, ~self.deleted[tied])
+        order = tied[np.lexsort(keys)]
         repeat = (
             (self.codes[order[1:]] == self.codes[order[:-1]])
             & (self.times[order[1:]] == self.times[order[:-1]])
@@ -91,6 +106,26 @@ class EntityRows:
         keep = np.ones(len(self), bool)
         keep[order[1:][repeat]] = False
         return self.take(np.flatnonzero(keep))
+
+    def newest(self, starts: Array, after: Array) -> tuple[Array, Array]:
+        """Return the last row that counts of each range [starts, after), and whether there is one."""
+        last = after - 1
+        found = after > starts
+        if self.deleted is None or not len(self):
+            return last, found
+        if self.ends:
+            return last, found & ~self.deleted[last]
+        counts = np.where(self.deleted, -1, np.arange(len(self)))
+        last = np.where(found, np.maximum.accumulate(counts)[last], -1)
+        return last, last >= starts
+
+    def begin(self, starts: Array, after: Array) -> Array:
+        """Return where the rows of each range [starts, after) begin that no deleted row in it ends."""
+        assert self.deleted is not None
+        if not len(self):
+            return starts
+        ended = np.maximum.accumulate(np.where(self.deleted, np.arange(1, len(self) + 1), 0))
+        return np.maximum(starts, np.where(after > starts, ended[after - 1], 0))
 
 
 def concatenate(parts: Sequence[EntityRows]) -> EntityRows:
@@ -121,4 +156,5 @@ def concatenate(parts: Sequence[EntityRows]) -> EntityRows:
         joined([p.ids for p in parts]),
         np.concatenate([p.index for p in parts]),
         tuple(inputs),
+        joined([p.deleted for p in parts]),
     )

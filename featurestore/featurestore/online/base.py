@@ -43,6 +43,8 @@ class BaseRows:
         self._steps = compile_rows(plan.steps)
         self._conditions = [to_closure(condition) for condition in self._layout.parts.conditions]
         self._types = {f.name: f.type for f in plan.source.schema}
+        deleted = plan.source.deleted
+        self._is_deleted = None if deleted is None else to_closure(deleted)
 
     def build(self, raw: Mapping[str, Any]) -> BaseRow:
         """Return the base row of a raw row, known as a batch row is (DESIGN 3.2).
@@ -59,6 +61,8 @@ class BaseRows:
             raise RequestError(
                 f"{source.event_time} lies further than future: allows after {source.ingest_time}."
             )
+        if self._is_deleted is not None and self._is_deleted(row):
+            raise RequestError(f"The row is a deletion, by deleted: of source '{source.name}'.")
         values = self._steps(dict(row))
         if values is None:
             raise RowRejected(f"a filter of '{self._plan.name}' leaves the row out")
@@ -81,6 +85,7 @@ class BaseRows:
             ids,
             self._parts(values),
             [None],
+            deleted=None if self._is_deleted is None else np.zeros(1, bool),
         )
         keys = {key.request_column: values[key.column] for key in self._plan.keys}
         return BaseRow(t, values, {**values, **keys}, leaf)

@@ -62,6 +62,7 @@ def entity_rows(plan: PartsPlan, frame: pl.DataFrame, codes: Array, entities: in
         _whole(frame, plans.EVENT_ID) if plans.EVENT_ID in frame.columns else None,
         np.arange(size),
         tuple(columns),
+        _flags(frame) if plans.DELETED in frame.columns else None,
     )
 
 
@@ -91,7 +92,8 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         _whole(frame, plans.ORDER) if layout.has_order else None,
         _whole(frame, plans.EVENT_ID) if layout.has_ids else None,
         row_parts(layout.parts, frame),
-        pack(frame, layout.plan.plain) if layout.has_plain else [],
+        packed(layout, frame),
+        deleted=_flags(frame) if layout.has_deleted else None,
     )
     return EntityBatch(
         keys.gather(starts).to_list(),
@@ -104,6 +106,17 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         .to_numpy(),
         frame[plans.SEQUENCE].to_numpy(),
     )
+
+
+def packed(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
+    """Return each row's row-level features; none of a row that is deleted."""
+    if not layout.has_plain:
+        return []
+    values = pack(frame, layout.plan.plain)
+    if layout.has_deleted:
+        for i in np.flatnonzero(_flags(frame)).tolist():
+            values[i] = None
+    return values
 
 
 def pack(frame: pl.DataFrame, fields: Sequence[Field]) -> list[bytes | None]:
@@ -131,6 +144,10 @@ def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     target = {"<f8": pl.Float64, "<i8": pl.Int64, "<u8": pl.UInt64}[dtype]
     values = physical.cast(target).fill_null(0).to_numpy()
     return (values + 0.0 if dtype == "<f8" else values), valid
+
+
+def _flags(frame: pl.DataFrame) -> Array:
+    return frame[plans.DELETED].to_numpy()
 
 
 def _whole(frame: pl.DataFrame, name: str) -> Array:

@@ -18,7 +18,7 @@ from featurestore.aggregates.layout import Layout
 from featurestore.instants import DAY, MINUTE
 from featurestore.plans import SetPlan
 
-FORMAT = 1
+FORMAT = 2
 ROOT = b"s"
 LEAF_ROWS = 512
 FAN_OUT_BITS = 6
@@ -56,6 +56,16 @@ class OnlineLayout:
         return bool(self.plan.source.event_id)
 
     @property
+    def has_deleted(self) -> bool:
+        """Whether rows may be deleted: retract their id or, without ids, end their entity."""
+        return self.plan.source.deleted is not None
+
+    @property
+    def ends(self) -> bool:
+        """Whether a deleted row ends its entity: it and all before it count nowhere."""
+        return self.has_deleted and not self.has_ids
+
+    @property
     def has_plain(self) -> bool:
         """Whether the set has row-level features."""
         return bool(self.plan.plain)
@@ -65,6 +75,8 @@ class OnlineLayout:
         edges = {t if self.plan.left_closed else t + 1} if self.has_plain else set()
         for window in self.aggregates.windows:
             edges.update(window.bounds(t))
+            if self.ends:
+                edges.add(t if window.left_closed else t + 1)
         return sorted(edges)
 
     def read_fields(self, t: int, with_base: bool = False) -> tuple[bytes, ...]:
@@ -88,12 +100,18 @@ class OnlineLayout:
     def floors(self, now: int) -> tuple[int, int] | None:
         """Return (rows, plain): event times before which rows, and row-level values, are not needed.
 
-        The newest row-level value before the floor is. None where the set keeps all history.
+        The newest row-level value before the floor is. None where all rows are kept: the history is, or any
+        row may turn out to be the newest once those after it are retracted, however late.
         """
         if self.plan.history is None:
             return None
         plain = now - self.plan.history - MARGIN
-        return plain - self.plan.reach, plain
+        rows = plain - self.plan.reach
+        if self.has_plain and self.has_deleted and not self.ends:
+            if self.plan.ttl is None:
+                return None
+            plain -= self.plan.ttl
+        return min(rows, plain), plain - self.plan.left_closed
 
     def expire_ms(self) -> int | None:
         """Return how long after its last write an entity can still matter; None: for ever."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from featurestore.aggregates.arrays import Array, Partial, concatenate, object_array, take
 from featurestore.aggregates.inputs import RowParts
+from featurestore.aggregates.layout import Values
 from featurestore.errors import OperatorError
 from featurestore.online.layout import FORMAT, OnlineLayout
 
@@ -28,6 +29,7 @@ class Leaf:
     """Rows in order. `plain` is each row's row-level features, packed, or None where no longer needed.
 
     Times are microseconds. `floor` is the event time before which rows may be missing (None: none are).
+    `deleted` marks rows that retract their id or end their entity; None where the source has none.
     """
 
     times: Array
@@ -38,6 +40,7 @@ class Leaf:
     parts: RowParts
     plain: list[bytes | None]
     floor: int | None = None
+    deleted: Array | None = None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -58,6 +61,7 @@ class Leaf:
             ),
             [plain[i] for i in index.tolist()] if plain else plain,
             self.floor,
+            None if self.deleted is None else self.deleted[index],
         )
 
 
@@ -66,7 +70,7 @@ class Directory:
     """Tiles of child slices, in order: `slices` are their numbers, `states` one partial per state kind.
 
     `plain` and `plain_times` are each slice's newest row-level features; `deep` tells which children are
-    directories.
+    directories; `ended` in which slices a deleted row ends the entity: all else tells of the rows after it.
     """
 
     slices: Array
@@ -74,6 +78,7 @@ class Directory:
     plain: list[bytes | None]
     plain_times: Array
     deep: Array
+    ended: Array
     floor: int | None = None
 
 
@@ -97,6 +102,7 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
                 [np.packbits(condition).tobytes() for condition in node.parts.conditions],
                 [category.astype("<i2").tobytes() for category in node.parts.categories],
                 node.plain,
+                None if node.deleted is None else np.packbits(node.deleted).tobytes(),
             ]
         )
     return _encode(
@@ -112,6 +118,7 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
             node.plain,
             node.plain_times.tobytes(),
             np.packbits(node.deep).tobytes(),
+            np.packbits(node.ended).tobytes(),
         ]
     )
 
@@ -125,7 +132,7 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
             hint=f"Run: featurestore materialize {layout.plan.name}",
         )
     if kind == _LEAF:
-        times, ingest, hashes, order, ids, values, conditions, categories, plain = columns
+        times, ingest, hashes, order, ids, values, conditions, categories, plain, deleted = columns
         stamps = np.frombuffer(times, "<i8")
         size = len(stamps)
         parts = RowParts(
@@ -145,8 +152,9 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
             parts,
             plain,
             floor,
+            None if deleted is None else _bits(deleted, size),
         )
-    slices, states, plain, plain_times, deep = columns
+    slices, states, plain, plain_times, deep, ended = columns
     numbers = np.frombuffer(slices, "<i8")
     return Directory(
         numbers,
@@ -154,6 +162,7 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
         plain,
         np.frombuffer(plain_times, "<i8"),
         _bits(deep, len(numbers)),
+        _bits(ended, len(numbers)),
         floor,
     )
 
@@ -173,6 +182,7 @@ def empty_leaf(layout: OnlineLayout) -> Leaf:
             tuple(np.zeros(0, "<i2") for _ in layout.parts.categories),
         ),
         [],
+        deleted=np.zeros(0, bool) if layout.has_deleted else None,
     )
 
 
@@ -198,7 +208,16 @@ def join_leaves(leaves: Sequence[Leaf]) -> Leaf:
         ),
         [item for leaf in leaves for item in leaf.plain],
         first.floor,
+        None if first.deleted is None else np.concatenate([leaf.deleted for leaf in leaves]),
     )
+
+
+def values(layout: OnlineLayout, number: int, rows: Leaf) -> Values:
+    """Return an input over a leaf's rows, without what does not count: nothing of a deleted row does."""
+    found, valid = layout.parts.input(number, rows.parts, len(rows))
+    if rows.deleted is not None:
+        valid = ~rows.deleted if valid is None else valid & ~rows.deleted
+    return Values.of(found, valid)
 
 
 def join_directories(parts: Sequence[Directory]) -> tuple[Partial, ...]:
@@ -214,6 +233,7 @@ def take_tiles(node: Directory, index: Array) -> Directory:
         [node.plain[i] for i in index.tolist()],
         node.plain_times[index],
         node.deep[index],
+        node.ended[index],
         node.floor,
     )
 

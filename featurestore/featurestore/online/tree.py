@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from featurestore.aggregates.arrays import Array, Partial, concatenate, put
-from featurestore.aggregates.layout import Values
 from featurestore.online import nodes
 from featurestore.online.layout import LEAF_ROWS, ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
@@ -67,6 +66,7 @@ class Update:
             [],
             none,
             np.zeros(0, bool),
+            np.zeros(0, bool),
             floor=merged.floor,
         )
         return self._descend(blank, level, replace(merged, floor=None))
@@ -80,7 +80,7 @@ class Update:
             self._insert(node_name(below, number), below, rows.take(np.flatnonzero(numbers == number)))
             for number in touched.tolist()
         ]
-        newest = [newest_plain(child) for child in children]
+        newest = [newest_plain(child, self._layout) for child in children]
         kept = nodes.take_tiles(node, np.flatnonzero(~np.isin(node.slices, touched)))
         joined = Directory(
             np.concatenate([kept.slices, touched]),
@@ -90,29 +90,45 @@ class Update:
             [*kept.plain, *(plain for plain, _ in newest)],
             np.concatenate([kept.plain_times, np.array([time for _, time in newest])]),
             np.concatenate([kept.deep, np.array([isinstance(child, Directory) for child in children])]),
+            np.concatenate([kept.ended, np.array([self._end(child) >= 0 for child in children])]),
             node.floor,
         )
         return nodes.take_tiles(joined, np.argsort(joined.slices))
 
+    def _end(self, node: Node) -> int:
+        """Return the last row, or tile, of a node in which the entity ends; -1 where it does not."""
+        if not self._layout.ends:
+            return -1
+        ended = node.deleted if isinstance(node, Leaf) else node.ended
+        assert ended is not None
+        places = np.flatnonzero(ended)
+        return int(places[-1]) if len(places) else -1
+
     def _tiles(self, children: list[Node]) -> list[Partial]:
-        """Return the children's states, one entry per child: from all rows of each, or all its tiles."""
+        """Return the children's states, one entry per child: from all rows of each, or all its tiles.
+
+        Where the entity ends in a child, from what comes after.
+        """
         leaves = [child for child in children if isinstance(child, Leaf)]
         directories = [child for child in children if isinstance(child, Directory)]
         is_leaf = np.array([isinstance(child, Leaf) for child in children])
         rows = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(self._layout)
         row_ends = np.cumsum([len(leaf) for leaf in leaves], dtype=np.int64)
         tile_ends = np.cumsum([len(child.slices) for child in directories], dtype=np.int64)
+        ended_rows = np.array([self._end(leaf) + 1 for leaf in leaves], np.int64)
+        ended_tiles = np.array([max(self._end(child), 0) for child in directories], np.int64)
+        row_starts = np.append(0, row_ends[:-1]) + ended_rows
+        tile_starts = np.append(0, tile_ends[:-1]) + ended_tiles
         below = nodes.join_directories(directories) if directories else ()
         result = []
         for number, use in enumerate(self._layout.aggregates.uses):
             states = use.state.empty(len(children))
             if leaves:
-                values = Values.of(*self._layout.parts.input(use.input, rows.parts, len(rows)))
-                low, high = values.rank(np.append(0, row_ends[:-1])), values.rank(row_ends)
+                values = nodes.values(self._layout, use.input, rows)
+                low, high = values.rank(row_starts), values.rank(row_ends)
                 put(states, is_leaf, use.state.reduce(values.values, low, high))
             if directories:
-                low = np.append(0, tile_ends[:-1])
-                put(states, ~is_leaf, use.state.combine(below[number], low, tile_ends))
+                put(states, ~is_leaf, use.state.combine(below[number], tile_starts, tile_ends))
             result.append(states)
         return result
 
@@ -123,9 +139,8 @@ class Update:
         """
         if self._floors is None or not self._layout.has_plain:
             return leaf
-        old = np.flatnonzero(leaf.times <= self._floors[1]).tolist()
-        before = [i for i in old if leaf.plain[i] is not None]
-        unseen = [i for i in before if leaf.times[i] < leaf.times[before[-1]]]
+        before = self._telling(leaf, leaf.times <= self._floors[1])
+        unseen = [i for i in before if leaf.times[i] < leaf.times[before[-1]] and leaf.plain[i] is not None]
         if not unseen:
             return leaf
         self._trimmed = True
@@ -143,9 +158,7 @@ class Update:
         complete = max(floor, root.floor or floor)
         if isinstance(root, Leaf):
             keep = root.times >= floor
-            before = [
-                i for i in np.flatnonzero(root.times <= plain_floor).tolist() if root.plain and root.plain[i]
-            ]
+            before = self._telling(root, root.times <= plain_floor)
             if before:
                 keep |= root.times == root.times[before[-1]]
             if keep.all():
@@ -153,12 +166,24 @@ class Update:
             return replace(root.take(np.flatnonzero(keep)), floor=complete)
         ends = (root.slices + 1) << self._layout.bits[0]
         stale = ends <= floor
-        held = [i for i in np.flatnonzero(ends <= plain_floor).tolist() if root.plain[i] is not None]
-        stale[held[-1:]] = False
+        stale[self._telling(root, ends <= plain_floor)[-1:]] = False
         if not stale.any():
             return replace(root, floor=complete) if self._trimmed else root
         self._forget(0, nodes.take_tiles(root, np.flatnonzero(stale)))
         return replace(nodes.take_tiles(root, np.flatnonzero(~stale)), floor=complete)
+
+    def _telling(self, node: Node, old: Array) -> list[int]:
+        """Return the old rows or tiles that tell the row-level features before the history, if the last does.
+
+        A row that ends the entity tells that there are none.
+        """
+        ended = node.deleted if isinstance(node, Leaf) else node.ended
+        tells = self._layout.ends and self._layout.has_plain
+        return [
+            i
+            for i in np.flatnonzero(old).tolist()
+            if (node.plain and node.plain[i] is not None) or (tells and ended is not None and ended[i])
+        ]
 
     def _forget(self, level: int, dropped: Directory) -> None:
         """Mark the fields of dropped slices, and of all below them, for deletion."""
@@ -174,12 +199,14 @@ class Update:
                 self._forget(level + 1, child)
 
 
-def newest_plain(node: Node) -> tuple[bytes | None, int]:
+def newest_plain(node: Node, layout: OnlineLayout) -> tuple[bytes | None, int]:
     """Return the newest row-level features of a node and their event time (0 where there are none)."""
-    times = node.times if isinstance(node, Leaf) else node.plain_times
+    times, ended = (node.times, node.deleted) if isinstance(node, Leaf) else (node.plain_times, node.ended)
     for i in range(len(node.plain) - 1, -1, -1):
         if node.plain[i] is not None:
             return node.plain[i], int(times[i])
+        if layout.ends and ended is not None and ended[i]:
+            break
     return None, 0
 
 
@@ -192,15 +219,20 @@ def _merge(leaf: Leaf, rows: Leaf, newest_counts: bool) -> Leaf:
         keys.insert(2, joined.order)
     order = np.lexsort(keys)
     if joined.ids is not None and len(order) > 1:
-        order = order[_distinct(joined.times[order], joined.ids[order], newest_counts)]
+        deleted = None if joined.deleted is None else joined.deleted[order]
+        order = order[_distinct(joined.times[order], joined.ids[order], deleted, newest_counts)]
     return joined.take(order)
 
 
-def _distinct(times: Array, ids: Array, newest_counts: bool) -> Array:
+def _distinct(times: Array, ids: Array, deleted: Array | None, newest_counts: bool) -> Array:
+    """Return the rows that stand for their ids: the newest, or the first, before which retractions go."""
     if (times[1:] != times[:-1]).all():
         return np.arange(len(times))
     sequence = np.arange(len(times))
-    order = np.lexsort((-sequence if newest_counts else sequence, ids, times))
+    keys = [-sequence if newest_counts else sequence, ids, times]
+    if deleted is not None and not newest_counts:
+        keys.insert(1, ~deleted)
+    order = np.lexsort(keys)
     fresh = np.ones(len(times), bool)
     fresh[1:] = (times[order[1:]] != times[order[:-1]]) | (ids[order[1:]] != ids[order[:-1]])
     return np.sort(order[fresh])

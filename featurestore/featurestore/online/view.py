@@ -19,6 +19,7 @@ from featurestore.instants import format_instant
 from featurestore.online import nodes
 from featurestore.online.layout import ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
+from featurestore.plans import Window
 
 Segment = tuple[Node, int, int]
 """Rows of a leaf, or tiles of a directory, from one number up to another."""
@@ -51,7 +52,23 @@ class EntityView:
         """Return the event time and the packed features of the newest row at `t`."""
         high = self.t if self._layout.plan.left_closed else self.t + 1
         root = self._node(ROOT)
-        return None if root is None else self._newest(root, -1, high)
+        return None if root is None else self._newest(root, -1, high)[0]
+
+    def window(self, window: Window) -> list[Segment]:
+        """Return the parts of the state that a window covers, in order, without what ended before `t`."""
+        low, high = window.bounds(self.t)
+        found = list(self.segments(low, high))
+        if not self._layout.ends:
+            return found
+        seen = self.t if window.left_closed else self.t + 1
+        if high < seen and any(_end(*segment) is not None for segment in self.segments(high, seen)):
+            return []
+        for number in range(len(found) - 1, -1, -1):
+            start = _end(*found[number])
+            if start is not None:
+                node, _, end = found[number]
+                return [(node, start, end), *found[number + 1 :]]
+        return found
 
     def segments(self, low: int, high: int) -> Iterator[Segment]:
         """Yield the parts of the state that cover event times [low, high), in order."""
@@ -87,23 +104,29 @@ class EntityView:
             )
         return child
 
-    def _newest(self, node: Node, level: int, high: int) -> tuple[int, bytes] | None:
+    def _newest(self, node: Node, level: int, high: int) -> tuple[tuple[int, bytes] | None, bool]:
+        """Return a node's newest features before `high`, and whether the entity ends before them."""
+        ends = self._layout.ends
         if isinstance(node, Leaf):
             for i in range(int(np.searchsorted(node.times, high)) - 1, -1, -1):
                 if (plain := node.plain[i]) is not None:
-                    return int(node.times[i]), plain
-            return None
+                    return (int(node.times[i]), plain), ends
+                if ends and node.deleted is not None and node.deleted[i]:
+                    return None, True
+            return None, False
         bits = self._layout.bits[level + 1]
         last = high >> bits
         end = int(np.searchsorted(node.slices, last))
         if end < len(node.slices) and node.slices[end] == last and high != last << bits:
-            found = self._newest(self._child(level + 1, last), level + 1, high)
-            if found is not None:
-                return found
+            found, is_ended = self._newest(self._child(level + 1, last), level + 1, high)
+            if found is not None or is_ended:
+                return found, is_ended
         for i in range(end - 1, -1, -1):
             if (plain := node.plain[i]) is not None:
-                return int(node.plain_times[i]), plain
-        return None
+                return (int(node.plain_times[i]), plain), ends
+            if node.ended[i]:
+                return None, True
+        return None, False
 
     def _segments(self, node: Node, level: int, low: int, high: int) -> Iterator[Segment]:
         if low >= high:
@@ -151,6 +174,16 @@ class EntityView:
             yield from self._segments(node, level, time, time + 1)
 
 
+def _end(node: Node, start: int, end: int) -> int | None:
+    """Return where rows or tiles count from, if the entity ends among them."""
+    if isinstance(node, Leaf):
+        assert node.deleted is not None
+        ended = np.flatnonzero(node.deleted[start:end])
+        return start + int(ended[-1]) + 1 if len(ended) else None
+    ended = np.flatnonzero(node.ended[start:end])
+    return start + int(ended[-1]) if len(ended) else None
+
+
 def _before(node: Node, start: int, end: int, base: Leaf) -> int:
     """Return how many of a leaf's rows, all of the base row's instant, come before it in order."""
     assert isinstance(node, Leaf)
@@ -188,7 +221,7 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
     segments: list[tuple[int, bool, int, int]] = []  # (target, of a leaf, low, high), by target, in order
     for number, window in enumerate(plan.windows):
         for place, view in enumerate(views):
-            for node, start, end in view.segments(*window.bounds(view.t)):
+            for node, start, end in view.window(window):
                 is_leaf = isinstance(node, Leaf)
                 offset = (leaves if is_leaf else directories).place(node)
                 segments.append((number * count + place, is_leaf, offset + start, offset + end))
@@ -219,7 +252,4 @@ def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
     """Return every input over the pool's rows, compressed to what counts."""
     leaves = [node for node in pool.nodes if isinstance(node, Leaf)]
     joined = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(layout)
-    return [
-        Values.of(*layout.parts.input(number, joined.parts, len(joined)))
-        for number in range(len(layout.aggregates.inputs))
-    ]
+    return [nodes.values(layout, number, joined) for number in range(len(layout.aggregates.inputs))]

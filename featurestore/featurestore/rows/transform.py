@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from featurestore.plans import (
 from featurestore.rows.dead_letters import empty, letters, payloads
 from featurestore.rows.keys import encode
 from featurestore.steps.frames import REASON, run
+from featurestore.steps.plan import Filter
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     A row with a null or NaN key belongs to no entity: dropped and counted, unless `keep_keyless`. One whose
     key is none of the entity's type is rejected.
     """
-    kept, refused = run(plan.steps, rows)
+    kept, refused = _stepped(plan, rows)
     filtered = rows.height - kept.height - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
@@ -68,6 +69,16 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
     return Transformed(out, rejected, counts)
+
+
+def _stepped(plan: SetPlan, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that the steps keep and those that they reject. No filter holds a deletion back."""
+    if DELETED not in rows.columns or not rows[DELETED].any():
+        return run(plan.steps, rows)
+    unfiltered = replace(plan.steps, ops=tuple(op for op in plan.steps.ops if not isinstance(op, Filter)))
+    parts = [run(plan.steps, rows.filter(~rows[DELETED])), run(unfiltered, rows.filter(rows[DELETED]))]
+    kept, refused = (pl.concat(frames) for frames in zip(*parts, strict=True))
+    return kept.sort(PARTITION, SEQUENCE), refused.sort(PARTITION, SEQUENCE)
 
 
 def _refused(plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
