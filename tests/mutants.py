@@ -28,7 +28,7 @@ FOLDER = ROOT / "tests" / "mutations"
 PAGE = ROOT / "docs" / "mutants.md"
 PACKAGES = ("featurestore", "engines", "connectors", "serving")
 SECONDS = 180.0
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?: - .*)?$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

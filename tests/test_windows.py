@@ -115,3 +115,39 @@ def test_the_history_is_answered_from_its_first_microsecond_on(reader: VectorRea
     assert reader.read(asked, as_of=T + 3 * HOUR + 5 * MINUTE).rows == [[None, 0.0]]
     with pytest.raises(HistoryError, match="has not come yet"):
         reader.read(asked, as_of=T + 3 * HOUR + 5 * MINUTE + 1)
+
+
+def test_rows_are_kept_as_long_as_an_instant_of_the_history_sees_them(tmp_path: Path) -> None:
+    """With an hour of history and a window of one, the write at 14:30 needs nothing of before 12:20.
+
+    Ten minutes are kept beyond what is promised. An instant whose window begins earlier is an error.
+    """
+    specs = SPECS.replace("ttl: 1h\nhistory: 3h\n", "history: 1h\n")
+    project = compiled(specs.replace("{select: [amount]}", "{drop: [amount, at]}"))
+    plan = project.sets["spending"]
+    online = extension("online", "sqlite")({"kind": "sqlite", "path": str(tmp_path / "online.db")})
+    now = [T]
+    writer = OnlineWriter(plan, online, "g", clock=lambda: now[0])
+    for place, (after, amount) in enumerate([(0, 5.0), (50, 7.0), (150, 1.0)]):
+        now[0] = T + after * MINUTE
+        at = NOON + timedelta(minutes=after)
+        rows = pl.DataFrame(
+            {"customer": ["c"], "at": [at], "amount": [amount], "__partition": ["p"], "__sequence": [place]},
+            schema_overrides={"at": pl.Datetime("us", "UTC")},
+        )
+        writer.apply(transform(plan, admit(plan.source, rows, now=T).rows).rows)
+    reader = VectorReader(
+        project.vectors["spend"], online, lambda _: "g", clock=lambda: now[0], unbounded=True
+    )
+
+    def at_minute(minute: int, less: int = 0) -> tuple[list[float], str | None]:
+        result = reader.read([{"customer": "c"}], as_of=T + minute * MINUTE - less)
+        return result.rows[0], result.errors[0]
+
+    assert at_minute(150) == ([1.0], None)
+    assert at_minute(100) == ([7.0], None)
+    assert at_minute(80) == ([7.0], None)
+    values, error = at_minute(80, 1)
+    assert values == [None]
+    assert "is complete from 2026-03-01T13:20:00.000000Z on" in str(error)
+    online.close()
