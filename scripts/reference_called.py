@@ -56,7 +56,9 @@ REASONS = {
     "null_event_id": "a column of `event_id:` is null",
     "future": "stamped more than `future:` ahead of its ingest time",
     "overflow": "an integer that leaves its type's range in a step",
+    "unknown_value": "a value that a step with `unknown: reject` does not list",
     "python": "a Python step failed for the row",
+    "validate": "a check of a `validate` step, of severity `reject` or `fail`, found the row wrong",
     "bad_key": "a key that is none of the entity's type",
 }
 """Reason codes of dead letters."""

@@ -67,13 +67,13 @@ def expressions_page() -> str:
             f"{code(example.text)} with {code(where(example.row))} is {code(flow(example.gives))}"
             for example in item.examples
         ]
-        rows.append((code(item.signature), item.doc, "; ".join(shown)))
+        rows.append((code(item.signature), item.doc, item.nulls, "; ".join(shown)))
     intro = """\
 The language of `derive`, `filter`, `where:` and of a vector's `derive:`. What it means about nulls, rounding
 and overflow is [rule 15](../concepts.md#15-expressions). Literals are numbers, `'text'`, `true`, `false`,
 `null`, `date '2026-11-21'` and `timestamp '2026-11-21T10:00:00Z'`. Columns are written by their names, in
-double quotes where they need it. Where nothing else is said, null gives null."""
-    return page("Expressions", intro, table(("written", "gives", "examples"), rows))
+double quotes where they need it. A type is written as in a schema: `cast(x as list<string>)`."""
+    return page("Expressions", intro, table(("written", "gives", "of null", "examples"), rows))
 
 
 def steps_page() -> str:
@@ -88,10 +88,20 @@ def steps_page() -> str:
         if item.parameters:
             parts.append("\n".join(_parameter(p.name, p.required, p.doc) for p in item.parameters))
         for example in item.examples:
-            gives = "is left out" if example.gives is None else f"becomes {code(flow(example.gives))}"
             parts.append(f"```yaml\n- {item.name}: {flow(example.parameters)}\n```")
-            parts.append(f"{code(flow(example.row))} {gives}.")
+            for name, text in example.files.items():
+                parts.append(f"With `{name}`:\n\n```text\n{text.rstrip()}\n```")
+            fitted = f", where {code(flow(example.fits))} is fitted" if example.fits else ""
+            parts.append(f"{code(flow(example.row))} {_gives(example.gives)}{fitted}.")
     return page("Steps", *parts)
+
+
+def _gives(gives: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None) -> str:
+    """Return what becomes of an example's row, in words."""
+    if gives is None:
+        return "is left out"
+    rows = [gives] if isinstance(gives, Mapping) else gives
+    return "becomes " + ", then ".join(code(flow(row)) for row in rows)
 
 
 def _parameter(name: str, required: bool, doc: str) -> str:

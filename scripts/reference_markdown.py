@@ -46,6 +46,8 @@ def flow(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[A-Za-z_][\w/]*|\d+[smhdw]", text) and text.lower() not in ("true", "false", "null"):
         return text
+    if '"' in text and not re.search(r"['\\\n]", text):
+        return f"'{text}'"
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -70,7 +70,8 @@ SOURCES = {
     ),
     "an order that is none": (
         "event_time: at\nschema: {at: timestamp, id: string}\norder_by: id\n",
-        "a.yaml:5: order_by: 'id' is of type string; rows are ordered by a number, a date or a timestamp.",
+        "a.yaml:5: order_by: 'id' is of type string; rows are ordered by a number, a date or a timestamp."
+        " Name another column, or leave order_by: out: then the ingest time decides.",
     ),
     "no time zone": (
         "event_time: at\nschema: {at: timestamp}\ntimezone: Europe/Lodon\n",

@@ -35,7 +35,7 @@ from featurestore.aggregates import function_names, plain_values
 from featurestore.errors import HistoryError
 from featurestore.expressions import Expression, parse
 from featurestore.online import nodes, tree
-from featurestore.online.frames import order_columns, packed, row_parts
+from featurestore.online.frames import order_columns, row_features, row_parts
 from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
 from featurestore.online.nodes import Directory, Leaf
 from featurestore.online.requests import row_value
@@ -157,7 +157,7 @@ class Entity:
             whole(plans.ORDER) if layout.has_order else None,
             whole(plans.EVENT_ID) if layout.has_ids else None,
             row_parts(layout.parts, frame),
-            packed(layout, frame),
+            row_features(layout, frame),
             deleted=frame[plans.DELETED].to_numpy() if layout.has_deleted else None,
         )
 

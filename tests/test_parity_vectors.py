@@ -29,7 +29,8 @@ from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 from featurestore.rows.frames import FrameSource
 from featurestore_engines.batch import BatchEngine
-from featurestore_engines.batch.training import Options, TrainingSet
+from featurestore_engines.batch.questions import Options
+from featurestore_engines.batch.training import TrainingSet
 
 NOW = ORIGIN + 1000 * 24 * HOUR
 CUSTOMERS = ["a", "b", "00123", "nobody", None]

@@ -287,8 +287,31 @@ def test_a_registry_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     connection.execute("UPDATE registry_version SET version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(OperatorError, match=r"has format 99, this release knows 1.*pip install --upgrade"):
+    with pytest.raises(OperatorError, match=r"has format 99, this release knows 2.*pip install --upgrade"):
         Registry(url)
+
+
+def test_a_registry_of_the_first_format_is_brought_up_to_date_with_all_it_holds(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    before = Registry(url)
+    before.record_ingest("fraud", "payments", {"rows": 1})
+    before.close()
+    connection = sqlite3.connect(tmp_path / "registry.db")
+    connection.execute("DROP TABLE checks")
+    connection.execute("UPDATE registry_version SET version = 1")
+    connection.commit()
+    connection.close()
+    after = Registry(url)
+    after.record_checks("fraud", "payments", A1, 10, {"amount.min": 2, "amount.max": 0})
+    after.record_checks("fraud", "payments", A1, 5, {"amount.min": 1})
+    found = after.checks("fraud", "payments", A1)
+    assert {name: (count.rows, count.failed) for name, count in found.items()} == {
+        "amount.max": (10, 0),
+        "amount.min": (15, 3),
+    }
+    assert after.checks("fraud", "payments", B1) == {}
+    assert len(after.ingests("fraud", "payments")) == 1
+    after.close()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "oddbase://x"])

@@ -174,7 +174,10 @@ def test_type(step: dict[str, Any], column: str, kind: str) -> None:
         ({"cast": {"amount": "int46"}}, "'int46' is no type. Did you mean 'int64'?"),
         ({"cast": {"at": "bool"}}, "cannot be cast to bool"),
         ({"impute": {"amount": "x"}}, "'amount' is float64: float64 is needed here, found string 'x'"),
-        ({"impute": {"amount": "$mean"}}, "`featurestore fit`"),
+        ({"impute": {"amount": "$men"}}, "'$men' is no statistic. Did you mean '$mean'?"),
+        ({"impute": {"age": "$mean"}}, "'age' is string: there is no mean of it."),
+        ({"scale": {"column": "age"}}, "A number is needed, and 'age' is string."),
+        ({"bin": {"column": "flag", "quantiles": 4}}, "A number or a time is needed, and 'flag' is bool."),
     ],
 )  # fmt: skip
 def test_message(step: dict[str, Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,38 +11,47 @@ from tests.lowerings import frame_of
 from tests.test_expressions_examples import TYPES, row_value
 
 from featurestore.expressions.vectors import physical
-from featurestore.steps import compile_steps, reference
+from featurestore.steps import compile_steps, reference, tables
 from featurestore.steps.base import Example, read
 from featurestore.steps.frames import run
-from featurestore.steps.rows import compile_rows
+from featurestore.steps.rows import compile_each
 from featurestore.types import DataType, Field
 
 EXAMPLES = [(entry.name, example) for entry in reference() for example in entry.examples]
 
 
+def type_of(value: Any) -> DataType:
+    """Return the type of an example's value; a null is an int64, and a list is of text."""
+    if isinstance(value, list):
+        return DataType("list", item=DataType("string"))
+    return DataType("int64" if value is None else TYPES[type(value)])
+
+
 @pytest.mark.parametrize(
     ("name", "example"), EXAMPLES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_example_gives_what_it_says(name: str, example: Example) -> None:
-    schema = {
-        column: DataType("int64" if value is None else TYPES[type(value)])
-        for column, value in example.row.items()
-    }
+def test_example_gives_what_it_says(name: str, example: Example, tmp_path: Path) -> None:
+    for file, text in example.files.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    schema = {column: type_of(value) for column, value in example.row.items()}
     row = {column: row_value(value) for column, value in example.row.items()}
-    plan = compile_steps([read({name: example.parameters})], tuple(Field(n, k) for n, k in schema.items()))
-    gives = None if example.gives is None else {n: row_value(value) for n, value in example.gives.items()}
+    fields = tuple(Field(n, k) for n, k in schema.items())
+    with tables.folder(tmp_path):
+        plan = compile_steps([read({name: example.parameters})], fields, fits=[example.fits])
+    assert not plan.needs
+    rows = [example.gives] if isinstance(example.gives, Mapping) else list(example.gives or ())
+    gives = [{n: row_value(value) for n, value in row.items()} for row in rows]
     names = [field.name for field in plan.visible]
 
-    after: dict[str, Any] | None = compile_rows(plan)(row)
-    assert (None if after is None else {n: after[n] for n in names}) == gives
-    assert gives is None or list(gives) == names
+    assert [{n: after[n] for n in names} for after in compile_each(plan)(row)] == gives
+    assert all(list(row) == names for row in gives)
 
     kept, rejected = run(plan, frame_of(schema, [row]))
     assert rejected.height == 0
     found = [
         dict(zip(names, values, strict=True)) for values in kept.select(*map(physical, kept[names])).rows()
     ]
-    assert found == ([] if gives is None else [gives])
+    assert found == gives
 
 
 def test_every_step_is_documented() -> None:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from featurestore.specs import (
         Aggregation,
         BatchHalf,
+        Bounds,
         Entity,
+        Expectation,
         FeatureSelection,
         FeatureSet,
         FeatureVector,
@@ -25,7 +27,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregation",
     "BatchHalf",
+    "Bounds",
     "Entity",
+    "Expectation",
     "FeatureSelection",
     "FeatureSet",
     "FeatureStore",

@@ -48,8 +48,10 @@ class Catalog:
         names = sorted({reference.split(".", 1)[0] for reference in features if "." in reference})
         loaded: list[Loaded] = []
         seen: set[tuple[str, str]] = set()
+        fits: dict[str, Any] = {}
         for name in names:
             version = self._resolve("FeatureSet", name)
+            fits |= self._fits(version)
             for key, item in self._compile(version).declarations.items():
                 if key not in seen:
                     seen.add(key)
@@ -58,7 +60,7 @@ class Catalog:
             raise RequestError("A vector needs at least one feature.", hint="Name some as set.feature.")
         vector = FeatureVector(name=AD_HOC, features=tuple(features))
         loaded.append(Loaded(vector, Origin("features")))
-        return compile_declarations(self._environment.project, loaded).vector(AD_HOC)
+        return compile_declarations(self._environment.project, loaded, fits).vector(AD_HOC)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of the applied objects of a kind."""
@@ -147,7 +149,7 @@ class Catalog:
         return self._compiled[key]
 
     def _fits(self, version: Version) -> dict[str, Any]:
-        if version.kind != "FeatureVector":
+        if version.kind not in ("FeatureVector", "FeatureSet"):
             return {}
         registry, project = self._environment.registry, self._environment.project
         pins = registry.pins(project, version.name, version.fingerprint)
@@ -157,13 +159,15 @@ class Catalog:
 
 
 def sets_of(plan: VectorPlan) -> list[SetPlan]:
-    """Return the set plans that a vector reads, each once."""
+    """Return the set plans that a vector reads, for its training rows too, each once."""
     found: dict[tuple[str, str, str], SetPlan] = {}
     plans = [lookup.set for lookup in plan.lookups]
     if plan.base is not None:
         plans.append(plan.base)
     if plan.label is not None:
         plans.append(plan.label.set)
+    if plan.training.where is not None:
+        plans += [lookup.set for lookup in plan.training.where.lookups]
     for item in plans:
         found.setdefault((item.name, item.rows_fingerprint, item.state_fingerprint), item)
     return list(found.values())

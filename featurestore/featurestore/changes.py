@@ -77,15 +77,17 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
             pinned, fitted = {}, {}
             if kind == "FeatureVector":
                 pinned = {s.name: fingerprints["FeatureSet", s.name] for s in sets_of(compiled.vectors[name])}
-                fitted = {name: fits[name]} if name in fits else {}
+            if kind in ("FeatureVector", "FeatureSet"):
+                needed = {item["name"] for item in compiled.bundle(name)}
+                fitted = {other: fit for other, fit in fits.items() if other in needed}
             bundle = {
                 DECLARATIONS: compiled.bundle(name) if kind != "Source" else _source_bundle(compiled, name),
                 FUNCTIONS: _functions(compiled, kind, name),
             }
             versions.append(NewVersion(kind, name, digest, bundle, pinned, fitted))
-    for name, error in compiled.unfitted.items():
-        items.append(Change("FeatureVector", name, WAITING, None, (str(error),)))
-    declared = {*fingerprints, *(("FeatureVector", name) for name in compiled.unfitted)}
+    waiting = {key: compiled.unfitted[key[1]] for key in compiled.declarations if _waits(compiled, *key)}
+    items += [Change(kind, name, WAITING, None, (str(error),)) for (kind, name), error in waiting.items()]
+    declared = {*fingerprints, *waiting}
     removed = [key for key in saw if key not in declared]
     items += [Change(kind, name, REMOVED, None, ("its versions and data stay",)) for kind, name in removed]
     return Changes(environment.project, tuple(items), saw, tuple(versions))
@@ -112,17 +114,22 @@ def apply(environment: Environment, compiled: CompiledProject, planned: Changes,
 def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
     result = {}
     for (kind, name), item in compiled.declarations.items():
+        if _waits(compiled, kind, name):
+            continue
         content: Any = item.model_dump(mode="json", by_alias=True)
         if kind == "FeatureSet":
             plan = compiled.sets[name]
             content = [content, plan.rows_fingerprint, plan.state_fingerprint]
         elif kind == "FeatureVector":
-            if name in compiled.unfitted:
-                continue
             result[kind, name] = compiled.vectors[name].fingerprint
             continue
         result[kind, name] = fingerprint(content)
     return result
+
+
+def _waits(compiled: CompiledProject, kind: str, name: str) -> bool:
+    """Tell whether an object awaits a fit, its own or that of a set that it reads."""
+    return kind in ("FeatureSet", "FeatureVector") and name in compiled.unfitted
 
 
 def _functions(compiled: CompiledProject, kind: str, name: str) -> dict[str, str]:

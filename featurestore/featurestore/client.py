@@ -173,8 +173,8 @@ def _text(as_of: Any) -> str | None:
 
 def _plain(value: Any) -> Any:
     """Return a value of numpy's, or another that has no form in JSON, as one that has."""
-    if hasattr(value, "item"):
-        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
     raise RequestError(f"A row's value of {type(value).__name__} cannot be sent.")
 
 
@@ -205,6 +205,6 @@ def _stored(kind: DataType) -> Any:
     """Return the Arrow type of a type's row values: instants are microseconds, dates days."""
     import pyarrow as pa
 
-    if kind.item is not None:
+    if kind.name == "list" and kind.item is not None:
         return pa.list_(_stored(kind.item))
     return {"timestamp": pa.int64(), "date": pa.int32()}.get(kind.name) or kind.arrow()

@@ -5,6 +5,7 @@
     FeatureStoreError
     ├── SpecError            the author of a spec: file:line, what, what to do
     ├── RequestError         the caller of a request or a method
+    │   ├── ChecksFailed     a batch input that its set's checks and expectations refuse
     │   ├── UnknownName      a name, a tag or a fingerprint that nothing has
     │   └── HistoryError     an `as_of` that the store cannot answer
     └── OperatorError        the operator: a server, a disk, a permission
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class FeatureStoreError(Exception):
@@ -52,6 +54,16 @@ class UnknownName(RequestError):
     """A name, a tag or a fingerprint that nothing has; the hint is the nearest one."""
 
     code = "unknown_name"
+
+
+class ChecksFailed(RequestError):
+    """A batch input that checks or expectations of severity `fail` refuse; none of it is ingested.
+
+    `report` is that of the ingest that it ended.
+    """
+
+    code = "failed_checks"
+    report: Any = None
 
 
 class HistoryError(RequestError):

@@ -1,16 +1,27 @@
-"""Fitting: statistics of a vector's own training rows, for its imputes (DESIGN 4)."""
+"""Fitting: statistics of a set's source rows for its steps, of a vector's training rows for its imputes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featurestore.compiler import CompiledProject
-from featurestore.compiler.imputes import FitNeed
+from featurestore import tables
+from featurestore.compiler import (
+    CompiledProject,
+    FitNeed,
+    NotFitted,
+    StepsNotFitted,
+    StepsToFit,
+    compile_project,
+)
 from featurestore.contracts import extension
 from featurestore.environment import Environment
-from featurestore.errors import RequestError, did_you_mean
+from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.plans import VectorPlan
+from featurestore.specs import LoadedProject
+from featurestore.steps import compile_steps
+from featurestore.training import training_rows
 from featurestore.types import DataType
+from featurestore.writing import given
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,18 +30,76 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 
-def fitted_version(environment: Environment, compiled: CompiledProject, name: str) -> Fit | None:
-    """Return the newest fit of a vector as it is declared now; None where there is none."""
-    error = compiled.unfitted.get(name)
-    if error is None or error.plan is None:
+def fitted_project(
+    environment: Environment, loaded: LoadedProject, without: str | None = None
+) -> tuple[CompiledProject, dict[str, Fit]]:
+    """Return the project compiled with the newest fit of each object as it is declared now, and these fits.
+
+    That of `without` is left out, so that it can be fitted anew.
+    """
+    found: dict[str, Fit] = {}
+    while True:  # what reads a set cannot be compiled, nor its fit be found, before the set's is there
+        compiled = compile_project(loaded, {name: fit.values for name, fit in found.items()})
+        new = {
+            name: fit
+            for name, error in compiled.unfitted.items()
+            if name not in found
+            and name != without
+            and (fit := _newest(environment, name, error)) is not None
+        }
+        if not new:
+            return compiled, found
+        found |= new
+
+
+def _newest(environment: Environment, name: str, error: NotFitted) -> Fit | None:
+    """Return the newest fit of what awaits one; None where there is none."""
+    if isinstance(error, StepsNotFitted) and error.steps is not None:
+        kind, fingerprint = "FeatureSet", error.steps.fingerprint
+    elif error.plan is not None:
+        kind, fingerprint = "FeatureVector", error.plan.fingerprint
+    else:
         return None
-    return environment.registry.latest_fit(environment.project, "FeatureVector", name, error.plan.fingerprint)
+    return environment.registry.latest_fit(environment.project, kind, name, fingerprint)
 
 
 def fit(
     store: FeatureStore, compiled: CompiledProject, name: str, until: int | None, rows: Any
 ) -> dict[str, Any]:
     """Return the statistics by output, once they are stored; see `FeatureStore.fit`."""
+    error = compiled.unfitted.get(name)
+    if isinstance(error, StepsNotFitted) and error.steps is not None:
+        return _fit_set(store, error.steps, until, rows)
+    return _fit_vector(store, compiled, name, until, rows)
+
+
+def _fit_set(store: FeatureStore, steps: StepsToFit, until: int | None, rows: Any) -> dict[str, Any]:
+    environment, source = store.environment, steps.source
+    engine = extension("engines", "batch")()
+    inputs, landing = [], None
+    if rows is not None:
+        inputs = [given(rows, environment.root)]
+    else:
+        inputs = [environment.batch(source)] if source.batch is not None else []
+        if source.stream is not None:
+            landing = environment.offline.table(tables.landing_table(source))
+    fitted = [dict(found) for found in steps.fitted]
+    result: dict[str, dict[str, Any]] = {}
+    with engine.fitting(source, inputs, landing, until, either_half=rows is not None) as fitting:
+        for need, label in zip(steps.needs, steps.labels, strict=True):
+            before = compile_steps(steps.steps[: need.step], source.schema, fits=fitted)
+            values = fitting.fit(before, need.column.name, need.statistics)
+            fitted[need.step][need.column.name] = values
+            result.setdefault(label, {}).update(values)
+    environment.registry.record_fit(
+        environment.project, "FeatureSet", steps.name, steps.fingerprint, until, result
+    )
+    return result
+
+
+def _fit_vector(
+    store: FeatureStore, compiled: CompiledProject, name: str, until: int | None, rows: Any
+) -> dict[str, Any]:
     plan, needs = _unfitted(compiled, name)
     environment = store.environment
     engine = extension("engines", "batch")()
@@ -39,7 +108,7 @@ def fit(
         from featurestore.rows.frames import to_polars
 
         frame = to_polars(rows)
-    options = engine.options(event_time="event_timestamp", as_known=False, start=None, end=until, cut=None)
+    options = engine.options("event_timestamp", training=training_rows(plan, end=until))
     values = engine.training_set(plan, environment.rows_table, frame, options).to_polars()
     types = {f.name: f.type for f in plan.outputs}
     result: dict[str, dict[str, Any]] = {}
@@ -56,9 +125,13 @@ def _unfitted(compiled: CompiledProject, name: str) -> tuple[VectorPlan, tuple[F
     error = compiled.unfitted.get(name)
     if error is not None and error.plan is not None:
         return error.plan, error.needs
-    if name in compiled.vectors:
-        raise RequestError(f"'{name}' has nothing to fit.", hint="Its imputes name no $statistic.")
-    raise RequestError(f"There is no vector '{name}'.", hint=did_you_mean(name, compiled.unfitted))
+    if error is not None:
+        raise error  # what it reads comes first
+    if name in compiled.vectors or name in compiled.sets:
+        what = "Its imputes name" if name in compiled.vectors else "Its steps take"
+        raise RequestError(f"'{name}' has nothing to fit.", hint=f"{what} no statistic, such as $mean.")
+    known = [*compiled.unfitted, *compiled.sets, *compiled.vectors]
+    raise UnknownName(f"There is no feature set or vector '{name}'.", hint=did_you_mean(name, known))
 
 
 def _statistic(values: pl.Series, kind: DataType, statistic: str) -> Any:

@@ -6,9 +6,11 @@ their length in front. So 1 and "1" differ, "00123" stays itself, and parts neve
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import xxhash
@@ -27,12 +29,14 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 def cast_key(value: Any, kind: DataType) -> Any:
     """Return `value` as the entity's type, or raise ValueError where that would lose something.
 
-    17850.0 is 17850 for an integer key; "17850" is not; None and NaN are no keys.
+    17850.0 is 17850 for an integer key; "17850" is not; None and NaN are no keys. Text is a timestamp or a
+    date in ISO 8601, and binary in base64, as JSON says them.
     """
     if value is None or value != value:
         raise ValueError("a key is null")
     if kind.is_integer:
-        if isinstance(value, float) and value.is_integer():
+        is_whole = isinstance(value, float) and value.is_integer()
+        if is_whole or (isinstance(value, Decimal) and value == value.to_integral_value()):
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             bits = int(kind.name.lstrip("uint"))
@@ -46,6 +50,8 @@ def cast_key(value: Any, kind: DataType) -> Any:
         or (kind.name == "bool" and isinstance(value, bool))
     ):
         return value
+    elif kind.name == "binary" and isinstance(value, str):
+        return base64.b64decode(value, validate=True)
     elif kind.name == "timestamp" and isinstance(value, (str, datetime)):
         return parse_instant(value)
     elif kind.name == "timestamp" and isinstance(value, int) and not isinstance(value, bool):
@@ -60,7 +66,9 @@ def cast_key(value: Any, kind: DataType) -> Any:
             value = date.fromordinal(value + _EPOCH_DAY)
         if isinstance(value, date) and not isinstance(value, datetime):
             return value
-    raise ValueError(f"{value!r} is no {kind} key")
+    if type(value).__module__ == "numpy" and value.dtype.kind in "iufb":
+        return cast_key(value.item(), kind)
+    raise ValueError(f"{value if isinstance(value, Decimal) else repr(value)} is no {kind} key")
 
 
 def encode_key(values: Sequence[Any], kinds: Sequence[DataType]) -> bytes:

@@ -111,6 +111,18 @@ class AggregateColumn:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """What a whole batch input must be like after the steps. It changes no row, so no fingerprint either."""
+
+    name: str
+    kind: str  # rows | null_share | mean | unique
+    columns: tuple[str, ...]  # none of rows, one of null_share and mean
+    low: float | None  # of what is measured: rows, share, mean, or rows that repeat another's values
+    high: float | None
+    severity: str  # warn | fail
+
+
+@dataclass(frozen=True)
 class SetPlan:
     """A feature set, resolved.
 
@@ -132,6 +144,7 @@ class SetPlan:
     online: bool
     rows_fingerprint: str
     state_fingerprint: str
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def features(self) -> tuple[Field, ...]:
@@ -164,14 +177,23 @@ class Selected:
 class Lookup:
     """Features of one set for one mapping of keys.
 
-    `keys` are request columns, one per entity of the set, in the set's order. `is_base` marks the
-    vector's base set: its row-level features come from the base row, its aggregates see that row.
+    `keys` are request columns, one per entity of the set, in the set's order; those at `feature_keys`
+    are outputs of earlier look-ups (hidden ones too), whose values are the keys. `level` is how many
+    look-ups come one after another before this one. `is_base` marks the vector's base set: its row-level
+    features come from the base row, its aggregates see that row.
     """
 
     set: SetPlan
     keys: tuple[str, ...]
     features: tuple[Selected, ...]
     is_base: bool = False
+    feature_keys: tuple[int, ...] = ()
+    level: int = 0
+
+    @property
+    def given_keys(self) -> tuple[str, ...]:
+        """The keys that a request, or its base row, must give."""
+        return tuple(column for place, column in enumerate(self.keys) if place not in self.feature_keys)
 
 
 @dataclass(frozen=True)
@@ -186,7 +208,11 @@ class DerivedValue:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """The label: a feature of a set, matched by event id where base and label share a source."""
+    """The label: a feature of a set as of `offset` after a row's instant.
+
+    It is matched by event id where base and label share a source and there is no offset. `pending` is what
+    becomes of rows whose label's instant the data has not reached: hide (null), keep, or drop.
+    """
 
     set: SetPlan
     feature: str
@@ -194,11 +220,40 @@ class LabelPlan:
     type: DataType
     keys: tuple[str, ...]
     by_event_id: bool
+    offset: int = 0
+    pending: str = "hide"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on training rows, as written and typed. Its columns are `set.feature` or names.
+
+    `set.feature` is what the look-up found; a name is an output (derived and imputed), an input or the label.
+    `lookups` are fetched for the condition alone, in training sets only.
+    """
+
+    text: str
+    expression: Expression
+    columns: tuple[tuple[str, str], ...]  # (column in the expression, where its value is)
+    lookups: tuple[Lookup, ...]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Which rows a training set keeps, unless it is asked otherwise. Instants are microseconds."""
+
+    where: Condition | None = None
+    start: int | None = None
+    end: int | None = None
+    join: str = "left"  # left | inner
 
 
 @dataclass(frozen=True)
 class VectorPlan:
-    """A feature vector, resolved: look-ups, then derived values, then imputes, in `outputs` order."""
+    """A feature vector, resolved: look-ups, then derived values, then imputes, in `outputs` order.
+
+    The look-ups come by their level, so that what one takes its key from comes before it.
+    """
 
     name: str
     project: str
@@ -210,11 +265,12 @@ class VectorPlan:
     label: LabelPlan | None
     impute: tuple[tuple[str, Any], ...]  # output and its constant, fitted values resolved
     outputs: tuple[Field, ...]  # the vector, in order; without label
+    training: TrainingPlan = TrainingPlan()
 
     @property
     def request_keys(self) -> tuple[str, ...]:
-        """The key columns that a request (without base) must carry, each once."""
+        """The key columns that a request (without base) must carry, each once; not those that are found."""
         names: dict[str, None] = {}
         for lookup in self.lookups:
-            names.update(dict.fromkeys(lookup.keys))
+            names.update(dict.fromkeys(lookup.given_keys))
         return tuple(names)

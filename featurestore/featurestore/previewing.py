@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from featurestore import instants
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """Features at each row's own event time, dead letters of what was refused, and counts of the rest."""
+    """Features at each row's own event time, dead letters of what was refused, and counts of the rest.
+
+    `checks` has, by check, how many rows it found wrong.
+    """
 
     features: pl.DataFrame
     rejected: pl.DataFrame
     counts: dict[str, int]
+    checks: dict[str, int] = field(default_factory=dict)
 
 
 def preview(plan: SetPlan, frame: pl.DataFrame) -> Preview:
@@ -35,4 +39,4 @@ def preview(plan: SetPlan, frame: pl.DataFrame) -> Preview:
     counts = {
         k: v for k, v in {**admitted.counts, **done.counts}.items() if v and k not in ("rows", "rejected")
     }
-    return Preview(features, pl.concat([admitted.rejected, done.rejected]), counts)
+    return Preview(features, pl.concat([admitted.rejected, done.rejected]), counts, done.checks)

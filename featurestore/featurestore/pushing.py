@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,13 +19,14 @@ from featurestore.online.requests import cast_row
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.identity import event_id
-from featurestore.steps.rows import compile_rows
+from featurestore.steps.rows import compile_each
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 _LOCAL_AFTER = 0.5  # seconds without progress after which this process applies the events itself
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode  # decimals to the last digit
 
 
 @dataclass
@@ -62,12 +64,19 @@ def _payload(event: Any) -> bytes:
         return event
     if isinstance(event, dict):
         for name, value in event.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise Refused("malformed", f"{name}: JSON has no {value}; send null")
+            if (unsayable := _not_finite(value)) is not None:
+                raise Refused("malformed", f"{name}: JSON has no {unsayable}; send null")
     try:
         return _encode(event)
     except (TypeError, ValueError) as error:
         raise Refused("malformed", f"no JSON: {error}") from None
+
+
+def _not_finite(value: Any) -> float | None:
+    """Return a NaN or an infinity that a value is or holds; None where there is none."""
+    if isinstance(value, list | tuple):
+        return next((found for item in value if (found := _not_finite(item)) is not None), None)
+    return value if isinstance(value, float) and not math.isfinite(value) else None
 
 
 class Refused(RequestError):
@@ -83,17 +92,19 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
     if len(payload) > plan.max_bytes:
         raise Refused("too_large", f"{len(payload)} bytes are more than max_bytes: {plan.max_bytes}")
     try:
-        event = msgspec.json.decode(payload)
+        event = _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("malformed", f"not JSON: {error}") from None
     if not isinstance(event, dict):
         raise Refused("malformed", "not a JSON object")
     epoch = ((plan.stream or {}).get("options") or {}).get("epoch")
     if epoch is not None:
-        scale = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": 0.001}[epoch]
+        many, few = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}[epoch]
         for f in plan.schema:
             if f.type.name == "timestamp" and isinstance(event.get(f.name), int):
-                event[f.name] = instants.to_datetime(int(event[f.name] * scale))
+                instant = event[f.name] * many // few
+                if instants.ALWAYS <= instant <= instants.LAST:  # else it is refused as a number
+                    event[f.name] = instants.to_datetime(instant)
     try:
         row = cast_row(event, plan.schema, plan.timezone)
     except RequestError as error:
@@ -155,13 +166,16 @@ def _shards(
     plan: SetPlan, rows: Sequence[dict[str, Any]], appended: Sequence[tuple[str, int]]
 ) -> Iterable[tuple[int, dict[str, Any], tuple[str, int]]]:
     """Yield the shard of each row's entity, with its place; rows that no entity gets are left out."""
-    steps = compile_rows(plan.steps)
+    steps = compile_each(plan.steps)
     kinds = [key.type for key in plan.keys]
     for row, place in zip(rows, appended, strict=True):
         try:
-            done = steps(dict(row))
-            if done is not None:
-                parts = [cast_key(done[key.column], key.type) for key in plan.keys]
-                yield shard_of(encode_key(parts, kinds)), done, place
-        except (RowRejected, ValueError):
+            made = steps(dict(row))
+        except RowRejected:
             continue
+        for done in made:
+            try:
+                parts = [cast_key(done[key.column], key.type) for key in plan.keys]
+            except ValueError:
+                continue
+            yield shard_of(encode_key(parts, kinds)), done, place

@@ -181,7 +181,24 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
     elif kind == "FeatureVector":
         plan = store.catalog.vector(name)
         shown |= describe_vector(plan) | {"sets": sorted({lookup.set.name for lookup in plan.lookups})}
+    if kind in ("FeatureSet", "FeatureVector"):
+        shown["fits"] = _show_fits(store, bare, version.fingerprint)
     return shown
+
+
+def _show_fits(store: FeatureStore, name: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """Return what a version takes from data, its own and that of the sets it reads, by name."""
+    registry, project = store.environment.registry, store.environment.project
+    pins = registry.pins(project, name, fingerprint)
+    fits = {} if pins is None else {of: registry.fit(project, fit) for of, fit in pins.fits.items()}
+    return {
+        of: {
+            "id": fit.id,
+            "until": None if fit.until is None else format_instant(fit.until),
+            "values": dict(fit.values),
+        }
+        for of, fit in fits.items()
+    }
 
 
 def _show_set(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
@@ -204,4 +221,39 @@ def _show_set(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
         "table": tables.rows_table(plan),
         "bytes_per_entity": {"fixed": size.fixed, "per_row": size.per_row},
         "statistics": {name: found.summary() for name, found in statistics.items()},
+        "checks": _show_checks(store, plan),
+        "expectations": _show_expectations(store, plan),
+    }
+
+
+def _show_checks(store: FeatureStore, plan: SetPlan) -> dict[str, dict[str, Any]]:
+    """Return by check its severity, the rows of ingested batches, and how many of them it found wrong."""
+    counts = store.environment.registry.checks(store.environment.project, plan.name, plan.rows_fingerprint)
+    shown: dict[str, dict[str, Any]] = {}
+    for op in plan.steps.checks:
+        found = counts.get(op.name)
+        shown[op.name] = {
+            "severity": op.severity,
+            "rows": 0 if found is None else found.rows,
+            "failed": 0 if found is None else found.failed,
+        }
+    return shown
+
+
+def _show_expectations(store: FeatureStore, plan: SetPlan) -> dict[str, dict[str, Any]]:
+    """Return by expectation its severity, and what it last found."""
+    last: dict[str, dict[str, Any]] = {}
+    if plan.expectations:
+        for ingest in store.environment.registry.ingests(store.environment.project, plan.name):
+            for verdict in reversed(ingest.report.get("expectations", [])):
+                last.setdefault(verdict["name"], verdict)
+    return {
+        item.name: {
+            "severity": item.severity,
+            "input": found["input"] if found else None,
+            "is_met": found["is_met"] if found else None,
+            "text": found["text"] if found else None,
+        }
+        for item in plan.expectations
+        for found in [last.get(item.name)]
     }

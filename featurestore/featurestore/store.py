@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import instants
 from featurestore.catalog import SERVING_SECONDS, Catalog
 from featurestore.changes import Changes, apply, changes
 from featurestore.compiler import CompiledProject, compile_project
@@ -17,14 +16,15 @@ from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
-from featurestore.specs import LoadedProject, load_config, load_project
+from featurestore.specs import load_config, load_project
+from featurestore.training import instant_of, training_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.cases import CaseReport
     from featurestore.client import RemoteFeatureStore
-    from featurestore.plans import VectorPlan
+    from featurestore.plans import TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
     from featurestore.pushing import PushReport
     from featurestore.verify import Verification
@@ -61,15 +61,20 @@ class FeatureVectorHandle:
         as_known: bool = False,
         start: Any = None,
         end: Any = None,
+        where: str | None = None,
+        join: str | None = None,
         positions: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Any:
         """Return a training set: the caller's rows, each with its features at its own instant.
 
         `entity_rows` have the keys and an aware timestamp in `event_time` (with a base: its raw columns;
-        None: the base set's own rows). `start` and `end` bound the instants, half-open. `positions` are
-        those of an earlier training set, to compute it again. Raises RequestError.
+        None: the base set's own rows). Rows are left out only where `start` and `end` bound the instants
+        (half-open), `where` is not true of outputs, inputs, label or `set.feature`, or `join` is `inner` and
+        a look-up finds no row of its entity; each defaults to the vector's `training:`. `positions` are those
+        of an earlier training set, to compute it again. Raises RequestError, and SpecError of a `where`.
         """
-        return self._store._training_set(self.plan, entity_rows, event_time, as_known, start, end, positions)
+        training = training_rows(self.plan, start, end, where, join)
+        return self._store._training_set(self.plan, entity_rows, event_time, as_known, training, positions)
 
     def get_online(
         self, rows: Sequence[Mapping[str, Any]], as_of: Any = None, *, now: int | None = None
@@ -140,9 +145,10 @@ class FeatureStore:
         own, else one that is started for it. Raises SpecErrors where a case is wrong in itself.
         """
         from featurestore.cases import run
+        from featurestore.fitting import fitted_project
 
         loaded = load_project(self.root, self._profile)
-        compiled, _ = self._fitted(loaded)
+        compiled, _ = fitted_project(self.environment, loaded)
         return run(self, loaded, compiled, names, match, redis=redis, progress=progress)
 
     def plan(self) -> Changes:
@@ -157,44 +163,40 @@ class FeatureStore:
         self.catalog.forget()
         return planned or now
 
+    def compiled(self, without: str | None = None) -> CompiledProject:
+        """Return the project's specs, compiled with the newest fits; that of `without` left out."""
+        from featurestore.fitting import fitted_project
+
+        return fitted_project(self.environment, load_project(self.root, self._profile), without)[0]
+
     def _plan(self) -> tuple[CompiledProject, Changes]:
-        compiled, pinned = self._fitted(load_project(self.root, self._profile))
-        return compiled, changes(self.environment, compiled, pinned)
+        from featurestore.fitting import fitted_project
 
-    def _fitted(self, loaded: LoadedProject) -> tuple[CompiledProject, dict[str, str]]:
-        """Return the specs, compiled with the newest fits, and the fits' ids by the names of vectors."""
-        compiled = compile_project(loaded)
-        pinned: dict[str, str] = {}
-        fits: dict[str, Any] = {}
-        from featurestore.fitting import fitted_version
-
-        for name in _needing_fit(loaded):
-            found = fitted_version(self.environment, compiled, name)
-            if found is not None:
-                pinned[name], fits[name] = found.id, found.values
-        if fits:
-            compiled = compile_project(loaded, fits)
-        return compiled, pinned
+        compiled, fits = fitted_project(self.environment, load_project(self.root, self._profile))
+        return compiled, changes(self.environment, compiled, {name: fit.id for name, fit in fits.items()})
 
     def preview(self, name: str, frame: EntityRows) -> Preview:
         """Return a declared set's features over raw rows of its source, each at its own event time.
 
-        Nothing is applied or stored; the specs are read as they are.
+        Nothing is applied or stored; the specs are read as they are, with the newest fits of their steps.
         """
         from featurestore.previewing import preview
 
-        compiled = compile_project(load_project(self.root, self._profile))
-        return preview(compiled.feature_set(name), _frame(frame))
+        return preview(self.compiled().feature_set(name), _frame(frame))
 
-    def fit(self, name: str, until: Any = None, rows: EntityRows | None = None) -> dict[str, Any]:
-        """Fit the statistics that a vector's imputes need, store them, and return them.
+    def fit(
+        self, name: str, until: Any = None, rows: EntityRows | Path | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Fit what a set's steps, or a vector's imputes, take from data, store it, and return it.
 
-        Over the training set of `rows`, or of the base's own rows, before `until`.
+        Of a set over its source's rows, from batch and stream, with event times up to `until`, or over raw
+        `rows` (a frame, or the path of a file) instead; by step and column, as `steps[2].amount`. Of a vector
+        over the training set of `rows`, or of the base's own rows, before `until`; by output. What is applied
+        keeps its fit; the next apply makes a version with this one.
         """
         from featurestore.fitting import fit
 
-        compiled = compile_project(load_project(self.root, self._profile))
-        return fit(self, compiled, name, _instant(until), rows)
+        return fit(self, self.compiled(without=name), name, instant_of(until), rows)
 
     # Batch
 
@@ -306,10 +308,13 @@ class FeatureStore:
         as_known: bool = False,
         start: Any = None,
         end: Any = None,
+        where: str | None = None,
+        join: str | None = None,
     ) -> Any:
         """Return `vector(name).get_offline(…)`."""
-        handle = self.vector(name)
-        return handle.get_offline(entity_rows, event_time, as_known=as_known, start=start, end=end)
+        return self.vector(name).get_offline(
+            entity_rows, event_time, as_known=as_known, start=start, end=end, where=where, join=join
+        )
 
     def _training_set(
         self,
@@ -317,25 +322,20 @@ class FeatureStore:
         entity_rows: EntityRows | None,
         event_time: str,
         as_known: bool,
-        start: Any,
-        end: Any,
+        training: TrainingPlan,
         positions: Mapping[str, Mapping[str, int]] | None,
     ) -> Any:
         engine = extension("engines", "batch")()
-        options = engine.options(
-            event_time=event_time,
-            as_known=as_known,
-            start=_instant(start),
-            end=_instant(end),
-            cut=positions,
-        )
+        options = engine.options(event_time, as_known, training, cut=positions)
         rows = None if entity_rows is None else _frame(entity_rows)
         made = engine.training_set(plan, self.environment.rows_table, rows, options)
         recorded = {
             "event_time": event_time,
             "as_known": as_known,
-            "start": _instant(start),
-            "end": _instant(end),
+            "start": training.start,
+            "end": training.end,
+            "where": None if training.where is None else training.where.text,
+            "join": training.join,
         }
         self.environment.registry.record_training_set(
             self.environment.project, plan.name, plan.fingerprint, recorded, made.positions
@@ -418,16 +418,6 @@ def _reopen(root: Path, profile: str | None) -> FeatureStore:
     return FeatureStore(root, profile=profile)
 
 
-def _needing_fit(loaded: Any) -> list[str]:
-    """Return the names of declared vectors whose imputes name statistics."""
-    return [
-        item.declaration.name
-        for item in loaded.declarations
-        if item.declaration.kind == "FeatureVector"
-        and any(isinstance(v, str) and v.startswith("$") for v in item.declaration.impute.values())
-    ]
-
-
 def _frame(data: EntityRows) -> pl.DataFrame:
     """Return a Polars frame of a frame of any kind, or of a SQL query's result."""
     from featurestore.rows.frames import to_polars
@@ -435,23 +425,13 @@ def _frame(data: EntityRows) -> pl.DataFrame:
     return to_polars(data)
 
 
-def _instant(value: Any) -> int | None:
-    """Return microseconds of an instant as users write it. Raises RequestError."""
-    if value is None:
-        return None
-    try:
-        return instants.parse_instant(value)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RequestError(f"{value!r} is no instant: {error}") from None
-
-
 def _instants(as_of: Any) -> int | list[int] | None:
     """Return one instant, or one per row, in microseconds."""
     if isinstance(as_of, list | tuple):
-        found = [_instant(item) for item in as_of]
+        found = [instant_of(item) for item in as_of]
         if None in found:
             raise RequestError(
                 "as_of lacks an instant for some rows.", hint="Give one per row, or one for all."
             )
         return [instant for instant in found if instant is not None]
-    return _instant(as_of)
+    return instant_of(as_of)

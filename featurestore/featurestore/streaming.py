@@ -129,7 +129,13 @@ class _Jobs:
 
     def _wanted(self) -> object:
         return [
-            (plan.name, plan.rows_fingerprint, plan.state_fingerprint, self._generations(plan))
+            (
+                plan.name,
+                plan.rows_fingerprint,
+                plan.state_fingerprint,
+                plan.steps.checks,
+                self._generations(plan),
+            )
             for plan in self._sets()
         ]
 

@@ -15,22 +15,27 @@ if TYPE_CHECKING:
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FLOATS = ("float32", "float64")
-_PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp")
+_PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp", "json")
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
 _LIST = re.compile(r"list<(.+)>$")
+_VECTOR = re.compile(r"vector<\s*(float32|float64)\s*,\s*(\d+)\s*>$")
+_WIDEST = 65_536
 
 
 @dataclass(frozen=True)
 class DataType:
     """A column's type: `int64`, `float64`, `string`, `timestamp`, `decimal(p,s)`, `list<item>` …
 
-    `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points.
+    `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points. `vector<item,n>`
+    is n floats, none of them null: `size` is n. `json` is one document as canonical text
+    (`featurestore.json_documents`).
     """
 
     name: str
     item: DataType | None = None
     precision: int = 0
     scale: int = 0
+    size: int = 0
 
     @staticmethod
     @functools.cache
@@ -46,8 +51,15 @@ class DataType:
             return DataType("decimal", precision=precision, scale=scale)
         if match := _LIST.match(text):
             return DataType("list", item=DataType.parse(match[1]))
+        if match := _VECTOR.match(text):
+            if not 1 <= (size := int(match[2])) <= _WIDEST:
+                raise SpecError(f"{text} is no vector type: it has 1 to {_WIDEST} items.")
+            return DataType("vector", item=DataType(match[1]), size=size)
+        if text.startswith("vector"):
+            raise SpecError(f"'{text}' is no type.", hint="Write vector<float32,n> or vector<float64,n>.")
         raise SpecError(
-            f"'{text}' is no type.", hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>"])
+            f"'{text}' is no type.",
+            hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>", "vector<float32,n>"]),
         )
 
     def __str__(self) -> str:
@@ -55,6 +67,8 @@ class DataType:
             return f"decimal({self.precision},{self.scale})"
         if self.name == "list":
             return f"list<{self.item}>"
+        if self.name == "vector":
+            return f"vector<{self.item},{self.size}>"
         return self.name
 
     @property
@@ -91,9 +105,13 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pa.list_(self.item.arrow())
+        if self.name == "vector":
+            assert self.item is not None
+            return pa.list_(self.item.arrow(), self.size)
         if self.name == "timestamp":
             return pa.timestamp("us", "UTC")
-        made: pyarrow.DataType = getattr(pa, {"bool": "bool_", "date": "date32"}.get(self.name, self.name))()
+        named = {"bool": "bool_", "date": "date32", "json": "string"}
+        made: pyarrow.DataType = getattr(pa, named.get(self.name, self.name))()
         return made
 
     def polars(self) -> polars.DataType:
@@ -105,9 +123,14 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pl.List(self.item.polars())
+        if self.name == "vector":
+            assert self.item is not None
+            return pl.Array(self.item.polars(), self.size)
         if self.name == "timestamp":
             return pl.Datetime("us", "UTC")
-        name = "Boolean" if self.name == "bool" else self.name.capitalize().replace("Uint", "UInt")
+        name = {"bool": "Boolean", "json": "String"}.get(
+            self.name, self.name.capitalize().replace("Uint", "UInt")
+        )
         made: polars.DataType = getattr(pl, name)()
         return made
 
@@ -119,6 +142,7 @@ FLOAT64 = DataType("float64")
 STRING = DataType("string")
 DATE = DataType("date")
 TIMESTAMP = DataType("timestamp")
+JSON = DataType("json")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
+from featurestore.compiler import StepsNotFitted
 from featurestore.contracts import BatchSource, OfflineTable, extension
-from featurestore.errors import RequestError, UnknownName, did_you_mean
+from featurestore.errors import ChecksFailed, RequestError, SpecError, UnknownName, did_you_mean
 from featurestore.instants import MINUTE
 from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
 from featurestore.plans import DELETED, SetPlan
@@ -30,12 +31,25 @@ def sets_for(store: FeatureStore, name: str) -> list[SetPlan]:
     live = store.catalog.live_sets()
     found = [plan for plan in live if plan.name == name] or [p for p in live if p.source.name == name]
     if not found:
+        _check_fitted(store, name)
         known = [plan.name for plan in live] + [plan.source.name for plan in live]
         raise UnknownName(
             f"There is no applied feature set or source '{name}'.",
             hint=did_you_mean(name, known) if known else "Run: featurestore apply",
         )
     return found
+
+
+def _check_fitted(store: FeatureStore, name: str) -> None:
+    """Raise NotFitted where what is not applied is declared, and awaits a fit."""
+    try:
+        compiled = store.compiled()
+    except SpecError:
+        return
+    for waiting, error in compiled.unfitted.items():
+        source = error.steps.source.name if isinstance(error, StepsNotFitted) and error.steps else None
+        if name in (waiting, source):
+            raise error
 
 
 def ingest(
@@ -51,12 +65,21 @@ def ingest(
         table = store.environment.rows_table(plan)
         key = tables.rows_table(plan)
         if key not in reports:
-            reports[key] = _ingest_one(store, engine, plan, table, data, mode, progress)
+            try:
+                reports[key] = _ingest_one(store, engine, plan, table, data, mode, progress)
+            except ChecksFailed as error:
+                error.report.rows_online += _feed(store, engine, plan, table)  # of inputs before that one
+                _record(store, plan, error.report)
+                raise
         report = reports[key]
         report.rows_online += _feed(store, engine, plan, table)
-        store.environment.registry.record_ingest(store.environment.project, plan.name, asdict(report))
+        _record(store, plan, report)
         result.append(report)
     return result
+
+
+def _record(store: FeatureStore, plan: SetPlan, report: Any) -> None:
+    store.environment.registry.record_ingest(store.environment.project, plan.name, asdict(report))
 
 
 def _ingest_one(
@@ -80,12 +103,26 @@ def _ingest_one(
                 environment.project, plan.name, plan.rows_fingerprint, describe(rows, plan.plain)
             )
 
-    source = environment.batch(plan.source) if data is None else _given(data, environment.root)
+    def on_checks(rows: int, failed: Mapping[str, int]) -> None:
+        environment.registry.record_checks(
+            environment.project, plan.name, plan.rows_fingerprint, rows, failed
+        )
+
+    source = environment.batch(plan.source) if data is None else given(data, environment.root)
     dead_letters = environment.offline.table(tables.DEAD_LETTERS)
-    return engine.ingest(plan, source, table, dead_letters, mode=mode, on_rows=on_rows, progress=progress)
+    return engine.ingest(
+        plan,
+        source,
+        table,
+        dead_letters,
+        mode=mode,
+        on_rows=on_rows,
+        on_checks=on_checks,
+        progress=progress,
+    )
 
 
-def _given(data: Any, root: Path) -> BatchSource:
+def given(data: Any, root: Path) -> BatchSource:
     """Return the batch source of a frame or of a file's path."""
     if isinstance(data, str | Path):
         kind = _SUFFIXES.get(Path(data).suffix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from featurestore_serving.models import OnlineRequest
 
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
-_online = msgspec.json.Decoder(OnlineRequest)
+_online = msgspec.json.Decoder(OnlineRequest, float_hook=Decimal)  # to the last digit
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _one = msgspec.json.Decoder(msgspec.Raw)
 

@@ -29,7 +29,7 @@ class OnlineRequest(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description=(
                 "Each row's keys and inputs by name; with a base, the raw row. Timestamps are ISO 8601 text"
-                " with a zone, dates ISO text, binary base64; decimals and integers are numbers or text."
+                " with a zone, dates ISO text, binary base64; decimals are numbers or text."
             ),
             examples=[[{"customer": "C1"}]],
         ),

@@ -3,6 +3,7 @@
 from featurestore_engines.batch.engine import BatchEngine
 from featurestore_engines.batch.ingest import IngestReport
 from featurestore_engines.batch.materialize import Filled
-from featurestore_engines.batch.training import Options, TrainingSet
+from featurestore_engines.batch.questions import Options
+from featurestore_engines.batch.training import TrainingSet
 
 __all__ = ["BatchEngine", "Filled", "IngestReport", "Options", "TrainingSet"]

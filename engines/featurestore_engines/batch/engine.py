@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import polars as pl
 
 from featurestore import instants, plans, tables
 from featurestore.contracts import BatchSource, OfflineTable
 from featurestore.online.writer import OnlineWriter
-from featurestore.plans import SetPlan, VectorPlan
+from featurestore.plans import SetPlan, SourcePlan, TrainingPlan, VectorPlan
+from featurestore_engines.batch.fitting import Fitting, fitting
 from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
-from featurestore_engines.batch.lookup import AT, QUERY, FrameReader, as_of_values
+from featurestore_engines.batch.lookup import AT, FOUND, QUERY, FrameReader, as_of_values
 from featurestore_engines.batch.materialize import Filled, fill
-from featurestore_engines.batch.training import Options, TrainingSet, training_set
+from featurestore_engines.batch.questions import Options
+from featurestore_engines.batch.training import TrainingSet, training_set
 
 Progress = Callable[[int], None]
 """Called with the number of rows just done."""
@@ -34,11 +37,19 @@ class BatchEngine:
         *,
         mode: Mode | None = None,
         on_rows: Callable[[pl.DataFrame], None] | None = None,
+        on_checks: Callable[[int, Mapping[str, int]], None] | None = None,
         progress: Progress | None = None,
     ) -> IngestReport:
         """Bring what is new in `source` into the set's offline table; the same input again is a no-op."""
         run = Ingest(
-            plan, table, dead_letters, clock=self._clock, mode=mode, on_rows=on_rows, progress=progress
+            plan,
+            table,
+            dead_letters,
+            clock=self._clock,
+            mode=mode,
+            on_rows=on_rows,
+            on_checks=on_checks,
+            progress=progress,
         )
         return run.run(source)
 
@@ -60,15 +71,14 @@ class BatchEngine:
 
     def options(
         self,
-        *,
         event_time: str,
-        as_known: bool,
-        start: int | None,
-        end: int | None,
-        cut: Mapping[str, Mapping[str, int]] | None,
+        as_known: bool = False,
+        training: TrainingPlan | None = None,
+        cut: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Options:
-        """Return how a training set is asked for."""
-        return Options(event_time, as_known, start, end, cut)
+        """Return how a training set is asked for: all rows are kept, unless `training` says which."""
+        rows = training or TrainingPlan()
+        return Options(event_time, as_known, rows.start, rows.end, cut, rows.where, rows.join)
 
     def training_set(
         self,
@@ -79,6 +89,18 @@ class BatchEngine:
     ) -> TrainingSet:
         """Return the features of `rows`, each at its own instant."""
         return training_set(plan, table, rows, options)
+
+    def fitting(
+        self,
+        source: SourcePlan,
+        inputs: Sequence[BatchSource],
+        landing: OfflineTable | None,
+        until: int | None,
+        *,
+        either_half: bool = False,
+    ) -> AbstractContextManager[Fitting]:
+        """Return the rows of a source up to an instant, of which columns can be fitted."""
+        return fitting(source, inputs, landing, until, self._clock, either_half=either_half)
 
     def preview(self, plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
         """Return keys, event time and all features of transformed rows, each at its own event time."""
@@ -94,5 +116,7 @@ class BatchEngine:
         columns = [rows[key.column].alias(key.request_column) for key in plan.keys]
         result = pl.DataFrame([*columns, rows[plans.EVENT_TIME].alias("event_time")])
         plain = rows.select(pl.col(f.name) for f in plan.plain if f.name not in result.columns)
-        found = as_of_values(plan, FrameReader(rows), asked, aggregates) if aggregates else pl.DataFrame()
+        found = pl.DataFrame()
+        if aggregates:
+            found = as_of_values(plan, FrameReader(rows), asked, aggregates).drop(FOUND)
         return pl.concat([result, plain, found], how="horizontal")

@@ -8,19 +8,20 @@ changes nothing, and two runs at once do each other no harm.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 
 from featurestore import plans, tables
 from featurestore.contracts import BatchInput, BatchSource, OfflineTable
-from featurestore.errors import RequestError
+from featurestore.errors import ChecksFailed, RequestError
 from featurestore.plans import SetPlan
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
+from featurestore_engines.batch.expectations import Expectations, Verdict, describe
 
 COMMIT_ROWS = 1_000_000
 READ_ROWS = 131_072
@@ -30,7 +31,11 @@ Mode = Literal["append"]
 
 @dataclass
 class IngestReport:
-    """What an ingest did. `counts` holds dead letters by reason, and what was counted but not refused."""
+    """What an ingest did. `counts` holds dead letters by reason, and what was counted but not refused.
+
+    `checks` has for each check of the steps its severity and how many rows it found wrong; `expectations`
+    what each found in each input. Of an input that was refused they tell what was found, and nothing else.
+    """
 
     feature_set: str
     inputs: int = 0
@@ -39,6 +44,13 @@ class IngestReport:
     rows_written: int = 0
     rows_online: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    expectations: list[dict[str, Any]] = field(default_factory=list)
+
+    def check(self, found: Mapping[str, int]) -> None:
+        """Add to the rows that checks found wrong."""
+        for name, number in found.items():
+            self.checks[name]["failed"] += number
 
     def count(self, name: str, number: int) -> None:
         """Add to a count, which appears once it is not zero."""
@@ -54,6 +66,7 @@ class _Chunk:
     rows: pl.DataFrame
     dead: pl.DataFrame
     counts: dict[str, int]
+    checks: dict[str, int]
 
 
 class Ingest:
@@ -68,6 +81,7 @@ class Ingest:
         clock: Callable[[], int],
         mode: Mode | None = None,
         on_rows: Callable[[pl.DataFrame], None] | None = None,
+        on_checks: Callable[[int, Mapping[str, int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._plan = plan
@@ -76,14 +90,17 @@ class Ingest:
         self._clock = clock
         self._mode = mode
         self._on_rows = on_rows
+        self._on_checks = on_checks
         self._progress = progress
 
     def run(self, source: BatchSource) -> IngestReport:
         """Ingest every input of the source that is not in the table yet.
 
-        Raises RequestError where a file's bytes changed in place, unless the mode is `append`.
+        Raises RequestError where a file's bytes changed in place, unless the mode is `append`, and
+        ChecksFailed at the first input that checks or expectations of severity `fail` refuse.
         """
         report = IngestReport(self._plan.name)
+        report.checks = {op.name: {"severity": op.severity, "failed": 0} for op in self._plan.steps.checks}
         inputs = source.inputs()
         for item in inputs:
             self._refuse_changed(item)
@@ -92,8 +109,36 @@ class Ingest:
             if self._table.position(self._table.snapshot(), tables.input_done(item.digest)):
                 report.known_inputs += 1
                 continue
+            self._judge(source, item, report)
             self._consume(source, item, report)
         return report
+
+    def _judge(self, source: BatchSource, item: BatchInput, report: IngestReport) -> None:
+        """Raise ChecksFailed where the input must not be ingested: reads it once, before it is.
+
+        One that an earlier run has begun was judged by that.
+        """
+        checks = [op.name for op in self._plan.steps.checks if op.severity == "fail"]
+        begun = self._table.position(self._table.snapshot(), tables.input_position(item.digest))
+        if begun or not (checks or self._plan.expectations):
+            return
+        found = dict.fromkeys(checks, 0)
+        first: dict[str, str] = {}
+        rows = 0
+        with Expectations(self._plan, item.name) as expectations:
+            for chunk in self._parts(source, item, 0):
+                rows = chunk.consumed
+                expectations.add(chunk.rows)
+                for name in checks:
+                    found[name] += chunk.checks.get(name, 0)
+                    if found[name] and name not in first:
+                        first[name] = _first(chunk.dead, name)
+            verdicts = expectations.verdicts()
+        report.expectations += describe(verdicts)
+        broken = _broken(found, first, rows, verdicts)
+        if broken:
+            report.check(found)
+            raise _refused(item, broken, self._plan.name, report)
 
     def _refuse_changed(self, item: BatchInput) -> None:
         half = self._plan.source.batch
@@ -116,6 +161,9 @@ class Ingest:
                 report.rows_written += chunk.rows.height
                 for name, number in chunk.counts.items():
                     report.count(name, number)
+                report.check(chunk.checks)
+                if self._on_checks is not None and chunk.checks:
+                    self._on_checks(chunk.consumed - done, chunk.checks)
                 if self._on_rows is not None:
                     self._on_rows(chunk.rows)
             done = chunk.consumed
@@ -136,19 +184,25 @@ class Ingest:
         """Yield the input's rows from number `done` on, transformed, some `COMMIT_ROWS` at a time."""
         parts: list[_Chunk] = []
         waiting = 0
-        for batch in source.read(item, done, READ_ROWS):
-            frame = pl.from_arrow(pa.Table.from_batches([batch]))
-            assert isinstance(frame, pl.DataFrame)
-            parts.append(self._transformed(frame, done, item.name))
-            done += frame.height
-            waiting += parts[-1].rows.height
+        for part in self._parts(source, item, done):
+            parts.append(part)
+            waiting += part.rows.height
             if self._progress is not None:
-                self._progress(frame.height)
+                self._progress(part.consumed - done)
+            done = part.consumed
             if waiting >= COMMIT_ROWS:
                 yield _joined(parts)
                 parts, waiting = [], 0
         if parts:
             yield _joined(parts)
+
+    def _parts(self, source: BatchSource, item: BatchInput, done: int) -> Iterator[_Chunk]:
+        """Yield the input's rows from number `done` on, transformed, as they are read."""
+        for batch in source.read(item, done, READ_ROWS):
+            frame = pl.from_arrow(pa.Table.from_batches([batch]))
+            assert isinstance(frame, pl.DataFrame)
+            yield self._transformed(frame, done, item.name)
+            done += frame.height
 
     def _transformed(self, frame: pl.DataFrame, start: int, name: str = "") -> _Chunk:
         numbered = frame.with_columns(
@@ -164,7 +218,7 @@ class Ingest:
                 counts[name] = counts.get(name, 0) + number
         for code, number in dead["code"].value_counts().iter_rows():
             counts[code] = number
-        return _Chunk(start + frame.height, done.rows, dead, counts)
+        return _Chunk(start + frame.height, done.rows, dead, counts, done.checks)
 
     def _commit(self, item: BatchInput, chunk: _Chunk, done: int) -> bool:
         """Commit a chunk that starts at row `done`; False where another run has committed it meanwhile."""
@@ -195,16 +249,49 @@ class Ingest:
                 return
 
 
+def _first(dead: pl.DataFrame, check: str) -> str:
+    """Return where a check first found a row wrong, and why."""
+    wrong = dead.filter(pl.col("code") == "validate", pl.col("message").str.starts_with(f"{check}: "))
+    message = wrong["message"][0].removeprefix(f"{check}: ")
+    return f"first in row {wrong['sequence'].min() + 1}: {message}"  # type: ignore[operator]
+
+
+def _broken(
+    found: Mapping[str, int], first: Mapping[str, str], rows: int, verdicts: list[Verdict]
+) -> list[str]:
+    """Return in words what refuses an input."""
+    checks = [
+        f"{name}: {number:,} of {rows:,} rows are wrong ({first[name]})"
+        for name, number in found.items()
+        if number
+    ]
+    return checks + [f"{v.name}: {v.text}" for v in verdicts if not v.is_met and v.severity == "fail"]
+
+
+def _refused(item: BatchInput, broken: list[str], name: str, report: IngestReport) -> ChecksFailed:
+    error = ChecksFailed(
+        f"'{item.name}' is not ingested. {'; '.join(broken)}.",
+        where=f"feature set '{name}'",
+        hint="Repair it and ingest again; nothing of it was taken.",
+    )
+    error.report = report
+    return error
+
+
 def _joined(parts: list[_Chunk]) -> _Chunk:
     counts: dict[str, int] = {}
+    checks: dict[str, int] = {}
     for part in parts:
         for name, number in part.counts.items():
             counts[name] = counts.get(name, 0) + number
+        for name, number in part.checks.items():
+            checks[name] = checks.get(name, 0) + number
     return _Chunk(
         parts[-1].consumed,
         pl.concat([part.rows for part in parts]),
         pl.concat([part.dead for part in parts]),
         counts,
+        checks,
     )
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from featurestore import plans, tables
-from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.functions import Finished, plain_values
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
+from featurestore.expressions.vectors import column
 from featurestore.instants import LAST
 from featurestore.kernel import EntityRows, Rules, evaluate
 from featurestore.keys import SHARDS
@@ -20,7 +21,7 @@ from featurestore.online.frames import entity_rows, order_columns
 from featurestore.plans import SetPlan
 from featurestore.types import DataType, Field
 
-QUERY, AT = "__query", "__at"
+QUERY, AT, FOUND = "__query", "__at", "__found"
 _CODE = "__code"
 _ROWS_AT_ONCE = 16_000_000
 
@@ -48,6 +49,14 @@ class TableReader:
     def size(self) -> int:
         """Return how many rows there are to read, at most."""
         return 0 if self._snapshot is None else self._table.rows(self._snapshot)
+
+    def newest_ingest(self) -> int | None:
+        """Return when the newest of the rows became known; None without rows."""
+        if self._snapshot is None:
+            return None
+        query = self._table.lazy(self._snapshot, [plans.INGEST_TIME], cut=self._cut)
+        newest: int | None = query.select(pl.col(plans.INGEST_TIME).max().dt.epoch("us")).collect().item()
+        return newest
 
     def read(
         self,
@@ -159,11 +168,12 @@ def as_of_values(
     as_known: bool = False,
     extra: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Return the features for each row of `asked`, in its order.
+    """Return the features for each row of `asked`, in its order, and whether its entity has a row.
 
-    `asked` has `__query` (0 … n-1), `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are
-    rows of the set, with `__query`, that their own question sees whether the table has them or not. Rows are
-    read by key; tables past some millions of rows a range of shards at a time.
+    That is in `__found`: a row is visible, and not past the set's ttl. `asked` has `__query` (0 … n-1),
+    `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with
+    `__query`, that their own question sees whether the table has them or not. Rows are read by key; tables
+    past some millions of rows a range of shards at a time.
     """
     aggregates = tuple(a for a in plan.aggregates if a.name in set(features))
     plain = [f for f in plan.plain if f.name in set(features)]
@@ -194,7 +204,7 @@ def as_of_values(
     if blank.height:
         pieces.append(_unknown(blank, plan, features))
     if not pieces:
-        return pl.DataFrame(schema={f: _type(plan, f).polars() for f in features})
+        return pl.DataFrame(schema={f: _type(plan, f).polars() for f in features} | {FOUND: pl.Boolean})
     return pl.concat(pieces, how="diagonal").sort(QUERY).drop(QUERY)
 
 
@@ -293,7 +303,7 @@ def _piece(
     layout: Layout,
     aggregates: Sequence[Finished],
 ) -> pl.DataFrame:
-    columns = [asked[QUERY]]
+    columns = [asked[QUERY], pl.Series(FOUND, (newest >= 0) & ~expired)]
     if plain:
         index = pl.Series(np.where((newest < 0) | expired, -1, newest))
         index = index.set(index < 0, None)
@@ -305,6 +315,8 @@ def _piece(
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
     """Return finished values as a column of their type, null where not found."""
+    if kind.name == "vector" or (kind.item is not None and kind.item.name == "vector"):
+        return column(plain_values(values, found, kind), kind).alias(name)
     if values.dtype == object:
         items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
         items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]

@@ -86,7 +86,10 @@ class Counts:
         return self._numbers.get(name, 0)
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed."""
+        """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed.
+
+        And `check_<set>.<check>`, the rows that a `validate` check found wrong.
+        """
         with self._lock:
             return dict(self._numbers)
 
@@ -101,6 +104,7 @@ class Prepared:
     landing: pl.DataFrame
     dead: pl.DataFrame
     sets: dict[str, pl.DataFrame]
+    checks: dict[str, int]
 
 
 class Preparation:
@@ -119,15 +123,25 @@ class Preparation:
         dead = [malformed.with_columns(pl.col("ingest_time").fill_null(instant)), admitted.rejected]
         sets: dict[str, pl.DataFrame] = {}
         by_rows: dict[str, pl.DataFrame] = {}
+        checks: dict[str, int] = {}
         for target in self._job.targets:
             fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
             if fingerprint not in by_rows:
                 done = transform(target.plan, admitted.rows)
                 by_rows[fingerprint] = done.rows
                 dead.append(done.rejected)
+                for name, number in done.checks.items():
+                    key = f"check_{target.plan.name}.{name}"
+                    checks[key] = checks.get(key, 0) + number
             sets[target.name] = by_rows[fingerprint]
         return Prepared(
-            batch.partition, batch.next_sequence, len(batch.records), admitted.rows, pl.concat(dead), sets
+            batch.partition,
+            batch.next_sequence,
+            len(batch.records),
+            admitted.rows,
+            pl.concat(dead),
+            sets,
+            checks,
         )
 
 
@@ -159,7 +173,9 @@ class OfflineSink:
         )
         self._rows += prepared.records
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
-        self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
+        self._counts.add(
+            records=prepared.records, rejected=prepared.dead.height, **reasons, **prepared.checks
+        )
 
     def due_in(self) -> float | None:
         """Return the seconds until a commit is due by time; None where nothing waits."""

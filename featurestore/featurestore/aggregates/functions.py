@@ -11,6 +11,7 @@ from featurestore.aggregates import doubledouble, states
 from featurestore.aggregates.arrays import Array, Partial
 from featurestore.aggregates.states import State
 from featurestore.errors import SpecError, did_you_mean
+from featurestore.rows.vectors import unpack
 from featurestore.types import FLOAT64, INT64, DataType
 
 Finished = tuple[Array, Array]
@@ -60,6 +61,10 @@ def plain_values(values: Array, found: Array, kind: DataType) -> list[object]:
         items = [[bool(x) for x in item] for item in values]
     elif kind.name == "list":
         items = [list(item) for item in values]
+    if kind.name == "vector":
+        items = [item if item is None else unpack(item, kind) for item in values]
+    elif kind.item is not None and kind.item.name == "vector":
+        items = [[unpack(x, kind.item) for x in item] for item in values]
     if found.all():
         return items
     return [item if there else None for item, there in zip(items, found.tolist(), strict=True)]
@@ -123,7 +128,11 @@ def _listed(parts: list[Partial]) -> Finished:
 
 
 def _is_scalar(kind: DataType) -> bool:
-    return kind.name not in ("list", "decimal")
+    return kind.name not in ("list", "decimal", "vector")
+
+
+def _is_kept(kind: DataType) -> bool:
+    return _is_scalar(kind) or kind.name == "vector"
 
 
 def _moments(_: DataType | None, __: int | None) -> tuple[State, ...]:
@@ -217,7 +226,7 @@ FUNCTIONS: dict[str, Function] = {
             "first",
             "The oldest non-null value in the order of the rows; null when empty.",
             "a column that is no list or decimal",
-            _is_scalar,
+            _is_kept,
             _edge(False),
             lambda kind: kind,
             _optional,
@@ -226,7 +235,7 @@ FUNCTIONS: dict[str, Function] = {
             "last",
             "The newest non-null value in the order of the rows; null when empty.",
             "a column that is no list or decimal",
-            _is_scalar,
+            _is_kept,
             _edge(True),
             lambda kind: kind,
             _optional,
@@ -244,7 +253,7 @@ FUNCTIONS: dict[str, Function] = {
             "last_k",
             "The newest k non-null values as a list, oldest first; null when empty.",
             "a column that is no list or decimal",
-            _is_scalar,
+            _is_kept,
             lambda _, k: (states.LastK(k or 1),),
             lambda kind: DataType("list", item=kind),
             _listed,

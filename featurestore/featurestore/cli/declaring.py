@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,16 +63,27 @@ def apply(session: Session) -> None:
 @verb(_PANEL)
 def fit(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="VECTOR", help="The feature vector.")],
+    name: Annotated[str, typer.Argument(metavar="SET|VECTOR", help="The feature set or vector.")],
     until: Annotated[
-        str | None, typer.Option(metavar="INSTANT", help=f"Only rows before it, {INSTANT}.")
+        str | None,
+        typer.Option(
+            metavar="INSTANT", help=f"Of a set, only rows up to it, of a vector, before it; {INSTANT}."
+        ),
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(metavar="FILE|SQL", help="Entity rows; default, the base set's own.")
+        str | None,
+        typer.Option(
+            metavar="FILE|SQL",
+            help="Of a set, raw rows, not its source's; of a vector, entity rows, not its base's.",
+        ),
     ] = None,
 ) -> None:
-    """Compute and store the statistics that a vector's imputes name; apply pins them."""
-    data = None if rows is None else read_rows(rows, texts=())
+    """Compute and store what a set's steps or a vector's imputes take from data; apply pins it."""
+    data: Any = None
+    if rows is not None and Path(rows).is_file() and name in session.store.compiled(name).unfitted_sets:
+        data = Path(rows).resolve()  # read as an ingest reads it
+    elif rows is not None:
+        data = read_rows(rows, texts=())
     with session.console.progress(f"fit {name}", unit=""):
         fitted = session.store.fit(name, until, data)
     if session.console.json:
@@ -79,7 +91,7 @@ def fit(
     cells = [
         (output, statistic, value) for output, found in fitted.items() for statistic, value in found.items()
     ]
-    session.console.report(("output", "statistic", "value"), cells)
+    session.console.report(("of", "statistic", "value"), cells)
     session.console.say("Run: featurestore apply")
 
 

@@ -52,6 +52,8 @@ def ingest(
     for report in reports:
         for reason, number in report.counts.items():
             session.console.warn(f"{report.feature_set}: {number:,} × {reason}")
+        for line in _found(report):
+            session.console.warn(f"{report.feature_set}: {line}")
 
 
 @verb(_PANEL)
@@ -106,7 +108,8 @@ def preview(
     features, rejected = result.features, result.rejected
     if session.console.json:
         refused = rejected.select("code", "message").to_dicts()
-        session.console.data({"rows": features.to_dicts(), "rejected": refused, "counts": result.counts})
+        told = {"counts": result.counts, "checks": result.checks}
+        session.console.data({"rows": features.to_dicts(), "rejected": refused, **told})
     records = features.to_dicts()
     if records and len(features.columns) > 6:  # wide: a feature a line reads better than one a column
         heads = [f"row {number}" for number in range(1, len(records) + 1)]
@@ -117,6 +120,24 @@ def preview(
         session.console.warn(f"refused: {code}: {message}")
     for reason, number in result.counts.items():
         session.console.warn(f"{number:,} × {reason}")
+    for name, number in result.checks.items():
+        if number:
+            session.console.warn(f"{number:,} × check {name}")
+
+
+def _found(report: Any) -> list[str]:
+    """Return a line for each check that found rows wrong, and each expectation that was not met."""
+    checks = [
+        f"{found['failed']:,} × check {name} ({found['severity']})"
+        for name, found in report.checks.items()
+        if found["failed"]
+    ]
+    verdicts = [
+        f"expectation {found['name']} ({found['severity']}) of {found['input']}: {found['text']}"
+        for found in report.expectations
+        if not found["is_met"]
+    ]
+    return checks + verdicts
 
 
 def _named(session: Session, names: list[str] | None) -> list[str]:

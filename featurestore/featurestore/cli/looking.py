@@ -108,6 +108,15 @@ def show(
     if found.get("statistics"):
         console.line()
         _show_statistics(session, found["statistics"])
+    if found.get("fits"):
+        console.line()
+        _show_fits(session, found["fits"])
+    if found.get("checks"):
+        console.line()
+        _show_checks(session, found["checks"])
+    if found.get("expectations"):
+        console.line()
+        _show_expectations(session, found["expectations"])
 
 
 def _lag(record: dict[str, Any]) -> int | None:
@@ -129,6 +138,37 @@ def _show_statistics(session: Session, statistics: dict[str, dict[str, Any]]) ->
     session.console.table(
         ("feature", *(key.replace("_", " ") for key in wanted)),
         [(name, *(_rounded(found.get(key)) for key in wanted)) for name, found in statistics.items()],
+        absent="-",
+    )
+
+
+def _show_fits(session: Session, fits: dict[str, dict[str, Any]]) -> None:
+    session.console.table(
+        ("fit", "of", "statistic", "value"),
+        [
+            (f"{name} {fit['id']}", label, statistic, value)
+            for name, fit in fits.items()
+            for label, found in fit["values"].items()
+            for statistic, value in found.items()
+        ],
+    )
+
+
+def _show_checks(session: Session, checks: dict[str, dict[str, Any]]) -> None:
+    session.console.table(
+        ("check", "severity", "rows", "wrong"),
+        [(name, found["severity"], found["rows"], found["failed"]) for name, found in checks.items()],
+    )
+
+
+def _show_expectations(session: Session, expectations: dict[str, dict[str, Any]]) -> None:
+    words = {True: "met", False: "not met", None: "not looked at yet"}
+    session.console.table(
+        ("expectation", "severity", "last", "found", "input"),
+        [
+            (name, found["severity"], words[found["is_met"]], found["text"], found["input"])
+            for name, found in expectations.items()
+        ],
         absent="-",
     )
 

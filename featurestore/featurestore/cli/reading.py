@@ -41,6 +41,17 @@ def get_offline(
     ] = False,
     start: Annotated[str | None, typer.Option(metavar="INSTANT", help=f"From it on, {INSTANT}.")] = None,
     end: Annotated[str | None, typer.Option(metavar="INSTANT", help="Before it.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only rows of which it is true; default, the vector's."),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="left|inner",
+            help="inner leaves out rows of unknown entities; default, the vector's, else left.",
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="A .parquet or .csv file; - is CSV to standard output.")
     ] = None,
@@ -51,8 +62,16 @@ def get_offline(
     handle = session.store.vector(vector)
     given = None if rows is None else entity_rows(rows, handle.plan, event_time)
     with session.console.progress(f"get-offline {vector}", unit=""):
-        made = handle.get_offline(given, event_time, as_known=as_known, start=start, end=end)
+        made = handle.get_offline(
+            given, event_time, as_known=as_known, start=start, end=end, where=where, join=join
+        )
     frame: pl.DataFrame = made.to_polars()
+    for reason, rows_dropped in made.dropped.items():
+        session.console.warn(f"{rows_dropped:,} rows left out by {reason}")
+    if made.pending:
+        session.console.warn(
+            f"{made.pending:,} rows have a label whose instant lies after the newest row of its set"
+        )
     if out == "-":
         sys.stdout.write(_flat(frame).write_csv())
     elif out is not None:

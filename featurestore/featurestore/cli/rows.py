@@ -48,7 +48,9 @@ def entity_rows(text: str, plan: VectorPlan, event_time: str) -> pl.DataFrame:
     """
     types = _types(plan)
     if plan.base is not None:
-        return read_rows(text, texts=[name for name, kind in types.items() if kind.name == "string"])
+        return read_rows(
+            text, texts=[name for name, kind in types.items() if kind.name in ("string", "json")]
+        )
     from featurestore.rows.casting import Context, cast
     from featurestore.types import DataType
 
@@ -131,11 +133,15 @@ def _value(text: str) -> Any:
 
 def _types(plan: VectorPlan) -> dict[str, DataType]:
     """Return the types of a request's fields: the keys', the inputs', and those of the base's raw row."""
+    where = plan.training.where
     types = {
         name: key.type
-        for lookup in plan.lookups
+        for lookup in (*plan.lookups, *(where.lookups if where else ()))
         for name, key in zip(lookup.keys, lookup.set.keys, strict=True)
+        if name in lookup.given_keys
     }
+    if plan.label is not None:
+        types |= {n: k.type for n, k in zip(plan.label.keys, plan.label.set.keys, strict=True)}
     if plan.base is not None:
         types |= {f.name: f.type for f in plan.base.source.schema}
     return types | {f.name: f.type for f in plan.inputs}

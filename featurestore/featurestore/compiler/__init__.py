@@ -9,6 +9,7 @@ from featurestore.compiler.project import (
 )
 from featurestore.compiler.sets import Rows, compile_set
 from featurestore.compiler.sources import compile_source
+from featurestore.compiler.step_fits import StepsNotFitted, StepsToFit
 from featurestore.compiler.vectors import NotFitted, compile_vector, fit_needs
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "FitNeed",
     "NotFitted",
     "Rows",
+    "StepsNotFitted",
+    "StepsToFit",
     "compile_bundle",
     "compile_declarations",
     "compile_project",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import SpecError, did_you_mean
+from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import parse_instant
 from featurestore.types import DataType, Field
 
@@ -33,7 +34,7 @@ def _is_ordered(kind: DataType) -> bool:
 STATISTICS: dict[str, Callable[[DataType], bool]] = {
     "mean": _is_number,
     "median": _is_number,
-    "mode": lambda kind: kind.name != "list",
+    "mode": lambda kind: kind.item is None,
     "min": _is_ordered,
     "max": _is_ordered,
 }
@@ -116,7 +117,7 @@ def fitted(value: Any, kind: DataType) -> Any:
     if kind.name in ("date", "timestamp") and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind.name == "decimal" and not isinstance(value, str):
-        return Decimal(str(value)).quantize(Decimal(1).scaleb(-kind.scale))
+        return to_decimal(Decimal(str(value)), kind.precision, kind.scale)
     return constant(value, kind, "a fitted value")
 
 
@@ -127,7 +128,7 @@ def constant(value: Any, kind: DataType, name: str) -> Any:
     """
     try:
         result = _converted(value, kind)
-    except (ValueError, InvalidOperation):
+    except (ValueError, InvalidOperation, Overflow):
         result = None
     if result is None:
         shown = f"'{value}'" if isinstance(value, str) else str(value)
@@ -145,8 +146,8 @@ def _converted(value: Any, kind: DataType) -> Any:
         return float(np.float32(value)) if kind.name == "float32" else float(value)
     if kind.name == "decimal" and (is_number or isinstance(value, str)):
         number = Decimal(str(value))
-        exact = number.quantize(Decimal(1).scaleb(-kind.scale))
-        return exact if exact == number and len(exact.as_tuple().digits) <= kind.precision else None
+        exact = to_decimal(number, kind.precision, kind.scale)
+        return exact if exact == number else None
     if kind.name == "bool" and isinstance(value, bool):
         return value
     if kind.name == "string" and isinstance(value, str):
@@ -158,4 +159,7 @@ def _converted(value: Any, kind: DataType) -> Any:
     if kind.name == "list" and kind.item is not None and isinstance(value, (list, tuple)):
         items = [_converted(item, kind.item) for item in value]
         return None if None in items else items
+    if kind.name == "vector" and kind.item is not None and isinstance(value, (list, tuple)):
+        items = [_converted(item, kind.item) for item in value]
+        return None if None in items or len(items) != kind.size else items
     return None

@@ -21,6 +21,9 @@ from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
 from featurestore.specs.python_files import importable
 from featurestore.specs.validation import declaration
+from featurestore.steps import Join, tables
+from featurestore.steps.plan import Join as Joined
+from featurestore.types import Field
 
 PROJECT = "Project"
 """The kind of the first entry of a bundle, which names the project."""
@@ -48,6 +51,11 @@ class CompiledProject:
     def vector(self, name: str) -> VectorPlan:
         """Return a vector's plan. Raises UnknownName, and NotFitted where it awaits a fit."""
         return _find("vector", name, self.vectors, self.unfitted)
+
+    @property
+    def unfitted_sets(self) -> list[str]:
+        """The names of feature sets whose steps await a fit."""
+        return [name for kind, name in self.declarations if kind == "FeatureSet" and name in self.unfitted]
 
     def bundle(self, name: str) -> list[dict[str, Any]]:
         """Return the declarations that an object depends on, then its own, as JSON values.
@@ -77,7 +85,7 @@ def compile_project(loaded: LoadedProject, fits: Mapping[str, Statistics] | None
     `fits` holds fitted statistics by object, then output, then statistic. Raises SpecErrors with every
     mistake; what is right but not fitted is in `unfitted`.
     """
-    with importable(loaded.root):
+    with importable(loaded.root), tables.folder(loaded.root):
         return compile_declarations(loaded.name, loaded.declarations, fits)
 
 
@@ -186,9 +194,17 @@ class _Compiler:
             return
         self.done.add(name)
         with self.problems.collect():
-            self.result.sets[name] = compile_set(
-                declared, self.result.entities, rows, project=self.result.name, origin=origin
-            )
+            try:
+                self.result.sets[name] = compile_set(
+                    declared,
+                    self.result.entities,
+                    rows,
+                    project=self.result.name,
+                    fits=self.fits,
+                    origin=origin,
+                )
+            except NotFitted as error:
+                self.result.unfitted[name] = error
             self.rows[name] = rows.below(declared, origin)
 
     def read_by(self, declared: FeatureSet, origin: Origin, above: tuple[str, ...]) -> Rows | None:
@@ -207,8 +223,16 @@ class _Compiler:
 
     def vector(self, name: str) -> None:
         """Compile a vector, unless a set that it reads is broken, which is said already."""
-        declared = self.vectors[name]
-        if any(used in self.sets and used not in self.result.sets for used in self.used_by(declared)):
+        declared, origin = self.vectors[name], self.origins["FeatureVector", name]
+        without = [
+            used for used in self.used_by(declared) if used in self.sets and used not in self.result.sets
+        ]
+        if all(used in self.result.unfitted for used in without):
+            for used in sorted(without):
+                first = self.result.unfitted[used].name
+                message = f"it reads feature set '{used}', whose steps are not fitted."
+                self.result.unfitted[name] = NotFitted(first, message, where=origin.where("features"))
+        if without:
             return
         try:
             self.result.vectors[name] = compile_vector(
@@ -216,7 +240,7 @@ class _Compiler:
                 self.result.sets,
                 project=self.result.name,
                 fits=self.fits,
-                origin=self.origins["FeatureVector", name],
+                origin=origin,
             )
         except NotFitted as error:
             self.result.unfitted[name] = error
@@ -225,7 +249,15 @@ class _Compiler:
 
     def used_by(self, vector: FeatureVector) -> set[str]:
         """Return the names of sets that a vector may mention."""
-        texts = " ".join([*vector.derive.values(), vector.label or ""])
+        label, training = vector.labelled, vector.training
+        texts = " ".join(
+            [
+                *vector.derive.values(),
+                label.feature if label else "",
+                training.where or "" if training else "",
+                *(key for e in vector.features if not isinstance(e, str) for key in e.keys.values()),
+            ]
+        )
         used = set(re.findall(r"\b([a-z_][a-z0-9_]*)\.", texts))
         used |= {name for entry in vector.features if (name := set_of(entry)) is not None}
         return used | ({vector.base} if vector.base else set())
@@ -261,7 +293,23 @@ class _Closure:
                 self.project.declarations.get(("Source", source))
                 or self.project.declarations["FeatureSet", source]
             )
-        self.found.setdefault((item.kind, item.name), item.model_dump(mode="json", by_alias=True))
+        data = item.model_dump(mode="json", by_alias=True)
+        if isinstance(item, FeatureSet):
+            self.keep_tables(item, data)
+        self.found.setdefault((item.kind, item.name), data)
+
+    def keep_tables(self, item: FeatureSet, data: dict[str, Any]) -> None:
+        """Put the rows of the set's static tables into its declaration, so that it needs no file."""
+        joins = [place for place, step in enumerate(item.steps) if isinstance(step, Join)]
+        compiled = self.project.sets.get(item.name)
+        if not joins or compiled is None:
+            return
+        operations = [op for op in compiled.steps.ops if isinstance(op, Joined)]
+        for place, op in zip(joins, operations[-len(joins) :], strict=True):
+            parameters = data["steps"][place][Join.key]
+            prefix = len(parameters.get("prefix", ""))
+            outputs = [Field(field.name[prefix:], field.type) for field in op.outputs]
+            parameters["data"] = tables.text_of(op.on, outputs, op.table)
 
     def sets_of(self, vector: str) -> list[str]:
         """Return the names of the sets that a compiled vector reads, each once, in order."""
@@ -274,4 +322,6 @@ class _Closure:
         plans = [*([plan.base] if plan.base else []), *(lookup.set for lookup in plan.lookups)]
         if plan.label:
             plans.append(plan.label.set)
+        if plan.training.where:
+            plans += [lookup.set for lookup in plan.training.where.lookups]
         return list(dict.fromkeys(item.name for item in plans))

@@ -20,36 +20,39 @@ def request_columns(
     is the base's key for that entity, one of its working columns, or an input; a set of the same source
     finds its key in the base row where the set's own rows have it. Raises SpecError.
     """
-    return tuple(_column(key, roles.get(key.entity), feature_set, base, inputs) for key in feature_set.keys)
+    return tuple(
+        request_column(key, roles.get(key.entity), feature_set, base, inputs) for key in feature_set.keys
+    )
 
 
-def _column(
+def request_column(
     key: KeyColumn,
     role: str | None,
     feature_set: SetPlan,
     base: SetPlan | None,
     inputs: Mapping[str, DataType],
 ) -> str:
+    """Return the column with the key of one entity; `role` names it. Raises SpecError."""
     column = role or key.request_column
     if base is None:
         if column in inputs:
-            _check_type(column, inputs[column], key, "input")
+            check_type(column, inputs[column], key, "input")
         return column
     own = {other.entity: other.column for other in base.keys}
     columns = by_name(base.columns)
     if role is None and key.entity in own:
         return own[key.entity]
     if column in columns:
-        _check_type(column, columns[column], key, f"column of the base '{base.name}'")
+        check_type(column, columns[column], key, f"column of the base '{base.name}'")
         return column
     if column in inputs:
-        _check_type(column, inputs[column], key, "input")
+        check_type(column, inputs[column], key, "input")
         return column
     for other in base.keys:
         if other.request_column == column:
             return other.column
     if role is None and feature_set.source.fingerprint == base.source.fingerprint and key.column in columns:
-        _check_type(key.column, columns[key.column], key, f"column of the base '{base.name}'")
+        check_type(key.column, columns[key.column], key, f"column of the base '{base.name}'")
         return key.column
     raise SpecError(
         f"the key '{column}' of '{feature_set.name}' is neither in the base '{base.name}' nor an input.",
@@ -58,7 +61,8 @@ def _column(
     )
 
 
-def _check_type(column: str, kind: DataType, key: KeyColumn, what: str) -> None:
+def check_type(column: str, kind: DataType, key: KeyColumn, what: str) -> None:
+    """Raise SpecError where values of a column's type can be no keys of the entity."""
     if not is_castable(kind, key.type):
         raise SpecError(
             f"the {what} '{column}' is of type {kind}, the entity '{key.entity}' of type {key.type}."
@@ -69,7 +73,9 @@ def check_request(lookups: Iterable[Lookup]) -> None:
     """Raise SpecError where one request column would hold keys of different types."""
     types: dict[str, KeyColumn] = {}
     for lookup in lookups:
-        for key, column in zip(lookup.set.keys, lookup.keys, strict=True):
+        for place, (key, column) in enumerate(zip(lookup.set.keys, lookup.keys, strict=True)):
+            if place in lookup.feature_keys:
+                continue
             other = types.setdefault(column, key)
             if other.type != key.type:
                 raise SpecError(

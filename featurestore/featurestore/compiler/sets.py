@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from featurestore.compiler.aggregations import compile_aggregations
 from featurestore.compiler.columns import by_name, duration, positive
 from featurestore.compiler.entities import compile_keys
+from featurestore.compiler.expectations import compile_expectations
 from featurestore.compiler.fingerprints import fingerprint
+from featurestore.compiler.imputes import Statistics
+from featurestore.compiler.step_fits import fitted_steps, steps_not_fitted
 from featurestore.errors import SpecError
-from featurestore.plans import AggregateColumn, KeyColumn, SetPlan, SourcePlan
+from featurestore.plans import AggregateColumn, Expectation, KeyColumn, SetPlan, SourcePlan
 from featurestore.specs.models import Entity, FeatureSet
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
@@ -28,11 +31,14 @@ class Rows:
     source: SourcePlan
     steps: tuple[Step, ...] = ()
     places: tuple[str, ...] = ()
+    owners: tuple[tuple[str, int], ...] = ()
+    """Whose step each is, and the number it has there: what is fitted for it is that set's."""
 
     def below(self, feature_set: FeatureSet, origin: Origin) -> Rows:
         """Return what a set chained to `feature_set` reads."""
         places = tuple(origin.where("steps", index) for index in range(len(feature_set.steps)))
-        return Rows(self.source, self.steps + feature_set.steps, self.places + places)
+        owners = tuple((feature_set.name, index) for index in range(len(feature_set.steps)))
+        return Rows(self.source, self.steps + feature_set.steps, self.places + places, self.owners + owners)
 
 
 def compile_set(
@@ -41,16 +47,22 @@ def compile_set(
     rows: Rows,
     *,
     project: str,
+    fits: Mapping[str, Statistics] | None = None,
     origin: Origin | None = None,
 ) -> SetPlan:
-    """Return the plan of a feature set that reads `rows`. Raises SpecErrors with all that is wrong."""
+    """Return the plan of a feature set that reads `rows`.
+
+    `fits` holds what is fitted, by set, step and column, then statistic. Raises SpecErrors with all that is
+    wrong, and NotFitted where a step awaits a fit and all else is right.
+    """
     origin = origin or Origin(f"feature set '{feature_set.name}'")
     problems = Problems()
     source = rows.source
     below = rows.below(feature_set, origin)
     steps = None
     with problems.collect(origin.where("steps"), "steps"):
-        steps = compile_steps(below.steps, source.schema, where=below.places.__getitem__)
+        fitted = fitted_steps(below.owners, fits or {})
+        steps = compile_steps(below.steps, source.schema, where=below.places.__getitem__, fits=fitted)
     ttl, history = None, None
     with problems.collect(origin.where("ttl"), "ttl"):
         if feature_set.ttl is not None:
@@ -64,6 +76,9 @@ def compile_set(
     if steps is None:
         problems.check()
         raise AssertionError("steps without a plan are a problem")
+    with problems.collect(origin.where("steps"), "steps"):
+        if steps.explodes:
+            _never_retracts(source)
 
     columns = by_name(steps.columns)
     keys: tuple[KeyColumn, ...] = ()
@@ -72,12 +87,17 @@ def compile_set(
         keys = compile_keys(feature_set, entities, columns, origin)
     with problems.collect(origin.where("aggregations"), "aggregations"):
         aggregates = compile_aggregations(feature_set, columns, origin)
+    expectations: tuple[Expectation, ...] = ()
+    with problems.collect(origin.where("expectations"), "expectations"):
+        expectations = compile_expectations(feature_set, columns, origin)
     for name in columns:
         if name.startswith("__"):
             message = f"the steps make a column '{name}'; two underscores are for the store's own."
             problems.add(SpecError(message, where=origin.where("steps"), hint="Name it otherwise."))
     problems.check()
-    return _plan(feature_set, project, source, keys, steps, aggregates, ttl, history)
+    if steps.needs:
+        raise steps_not_fitted(feature_set.name, source, below, steps, fitted)
+    return _plan(feature_set, project, source, keys, steps, aggregates, ttl, history, expectations)
 
 
 def _plan(
@@ -89,6 +109,7 @@ def _plan(
     aggregates: tuple[AggregateColumn, ...],
     ttl: int | None,
     history: int | None,
+    expectations: tuple[Expectation, ...],
 ) -> SetPlan:
     hidden = {key.column for key in keys} | {source.event_time, source.ingest_time, *source.event_id}
     rows = fingerprint(
@@ -123,6 +144,7 @@ def _plan(
         online=feature_set.online,
         rows_fingerprint=rows,
         state_fingerprint=state,
+        expectations=expectations,
     )
 
 
@@ -143,6 +165,19 @@ def _aggregate(aggregate: AggregateColumn) -> list[object]:
         window.offset,
         aggregate.k,
     ]
+
+
+def _never_retracts(source: SourcePlan) -> None:
+    """Raise SpecError where a later row could take one back: the items of the first would stay."""
+    what = "deleted:" if source.deleted is not None else None
+    if source.on_duplicate == "replace":
+        what = "on_duplicate: replace"
+    if what is not None:
+        raise SpecError(
+            f"explode: the source '{source.name}' has {what}, and a newer row with fewer items could not take"
+            " the others back.",
+            hint="Leave one of the two out, or keep the list in one row.",
+        )
 
 
 def _needs_time(source: SourcePlan, what: str) -> None:

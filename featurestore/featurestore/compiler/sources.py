@@ -34,7 +34,7 @@ def compile_source(source: Source, origin: Origin | None = None) -> SourcePlan:
             _timestamp(source.ingest_time, columns)
     for name in source.id_columns:
         with problems.collect(origin.where("event_id"), "event_id"):
-            column_type(name, columns)
+            _identifying(name, columns)
     if source.order_by is not None:
         with problems.collect(origin.where("order_by"), "order_by"):
             _orderable(source.order_by, columns)
@@ -122,10 +122,25 @@ def _timestamp(name: str, columns: dict[str, DataType]) -> None:
         )
 
 
+def _identifying(name: str, columns: dict[str, DataType]) -> None:
+    kind = column_type(name, columns)
+    if not kind.is_key:
+        raise SpecError(
+            f"'{name}' is of type {kind}; equal ids must be equal bytes.",
+            hint="Use a column of integers, text, binary, bool, date or timestamp.",
+        )
+
+
 def _orderable(name: str, columns: dict[str, DataType]) -> None:
     kind = column_type(name, columns)
-    if not (kind.is_integer or kind.is_float or kind.name in ("timestamp", "date")):
-        raise SpecError(f"'{name}' is of type {kind}; rows are ordered by a number, a date or a timestamp.")
+    fits = kind.is_integer or kind.is_float or kind.name in ("timestamp", "date", "bool")
+    if not fits and not (kind.name == "decimal" and kind.precision <= 18):
+        raise SpecError(
+            f"'{name}' is of type {kind}; rows are ordered by a number, a date or a timestamp.",
+            hint="A decimal has 18 digits at most; declare it as decimal(18,s)."
+            if kind.name == "decimal"
+            else "Name another column, or leave order_by: out: then the ingest time decides.",
+        )
 
 
 def _zone(name: str) -> None:

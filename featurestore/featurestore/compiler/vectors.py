@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from featurestore.compiler.columns import by_name
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.compiler.imputes import FitNeed, Impute, Statistics, compile_impute, fitted
+from featurestore.compiler.lookups import Lookups
 from featurestore.compiler.request_keys import check_request, request_columns
-from featurestore.compiler.selectors import Selector, compile_selector, find_set
+from featurestore.compiler.selectors import Choice, Selector, compile_selector, find_set
+from featurestore.compiler.training import compile_training
 from featurestore.errors import SpecError
 from featurestore.expressions import parse
-from featurestore.plans import DerivedValue, LabelPlan, Lookup, Selected, SetPlan, VectorPlan
+from featurestore.instants import parse_duration
+from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, TrainingPlan, VectorPlan
 from featurestore.specs.models import FeatureSelection, FeatureVector
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
@@ -114,20 +118,6 @@ def _check_seen_once(lookups: tuple[Lookup, ...]) -> None:
                 )
 
 
-@dataclasses.dataclass
-class _Group:
-    """A look-up in the making."""
-
-    set: SetPlan
-    keys: tuple[str, ...]
-    is_base: bool
-    features: list[Selected] = dataclasses.field(default_factory=list)
-
-    def output_of(self, feature: str) -> str | None:
-        """Return the name under which a feature is already fetched."""
-        return next((item.output for item in self.features if item.feature == feature), None)
-
-
 class _Builder:
     """Resolves one vector; mistakes are collected in `problems`."""
 
@@ -141,7 +131,6 @@ class _Builder:
         self.problems = Problems()
         self.inputs = {name: DataType.parse(text) for name, text in vector.inputs.items()}
         self.base: SetPlan | None = None
-        self.groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
         self.outputs: dict[str, Field] = {}
         self.made_by: dict[str, str] = {}
 
@@ -153,23 +142,33 @@ class _Builder:
         with self.problems.collect(self.origin.where("label"), "label"):
             label = self._label()
         left_out = frozenset({(label.set.name, label.feature)} if label else ())
+        found = Lookups(self.sets, self.base, self.inputs, self.vector.derive)
         for index, entry in enumerate(self.vector.features):
-            with self.problems.collect(self.origin.where("features", index), f"features[{index}]"):
-                self._select(index, entry, left_out)
-        if self.problems.errors:  # what follows would only repeat them
-            self.problems.check()
-        derived = tuple(self._derive())
-        lookups = tuple(
-            Lookup(group.set, group.keys, tuple(group.features), group.is_base)
-            for group in self.groups.values()
-        )
+            with self._features(index):
+                self._select(index, entry, left_out, found)
+        self.problems.check()  # what follows would only repeat them
+        numbers = range(len(self.vector.features))
+        chained: list[int] = []
+        for index in numbers:
+            with self._features(index):
+                if found.is_chained(index):
+                    chained.append(index)
+                else:
+                    found.group(index)
+        self.problems.check()
+        for index in chained:
+            with self._features(index):
+                found.group(index)
+        self.problems.check()
+        derived = tuple(self._derive(found))
+        lookups = found.plans()
         with self.problems.collect(self.origin.where("features"), "features"):
             check_request(lookups)
         with self.problems.collect(self.origin.where("base"), "base"):
             _check_seen_once(lookups)
         self._check_outputs(lookups, label)
         self.problems.check()
-        return VectorPlan(
+        plan = VectorPlan(
             name=self.vector.name,
             project=self.project,
             fingerprint="",
@@ -181,6 +180,15 @@ class _Builder:
             impute=(),
             outputs=tuple(self.outputs.values()),
         )
+        if self.vector.training is None:
+            return plan
+        training = compile_training(self.vector.training, plan, self.sets, self.problems, self.origin)
+        self.problems.check()
+        return dataclasses.replace(plan, training=training)
+
+    def _features(self, index: int) -> AbstractContextManager[None]:
+        """Return a context that notes a mistake as one of an entry of `features:`."""
+        return self.problems.collect(self.origin.where("features", index), f"features[{index}]")
 
     def imputes(self, plan: VectorPlan) -> list[Impute]:
         """Return what is given for null, in the outputs' order."""
@@ -200,34 +208,61 @@ class _Builder:
                 f"the rows of '{base.name}' have no time: its source has event_time: always.",
                 hint="Choose a set with an event time, or leave base: out.",
             )
+        if base.steps.explodes:
+            raise SpecError(
+                f"explode makes several rows of one in '{base.name}', and a vector scores one.",
+                hint="Choose a set without explode as base:, and look this one up.",
+            )
         return base
 
     def _label(self) -> LabelPlan | None:
-        if self.vector.label is None:
+        declared = self.vector.labelled
+        if declared is None:
             return None
-        selector = compile_selector(self.vector.label, self.sets, frozenset())
-        if len(selector.choices) != 1 or self.vector.label.split(" ")[0].endswith("*"):
-            raise SpecError(f"'{self.vector.label}' is no single feature.", hint="Write set.feature.")
+        text = declared.feature
+        selector = compile_selector(text, self.sets, frozenset())
+        if len(selector.choices) != 1 or text.split(" ")[0].endswith("*"):
+            raise SpecError(f"'{text}' is no single feature.", hint="Write set.feature.")
         (choice,), plan = selector.choices, selector.set
-        base = self.base
+        base, offset = self.base, parse_duration(declared.offset)
+        if declared.pending != "hide" and not offset:
+            raise SpecError(
+                f"pending: {declared.pending} is of a label with an offset, and this one has none.",
+                hint="Add offset:, such as 7d, or leave pending: out.",
+            )
+        by_event_id = (
+            base is not None
+            and not offset
+            and bool(plan.source.event_id)
+            and plan.source.fingerprint == base.source.fingerprint
+        )
+        if by_event_id and plan.steps.explodes:
+            raise SpecError(
+                f"explode gives the rows of '{plan.name}' ids of their own, so none is the base row's.",
+                hint="Take the label from a set without explode.",
+            )
         return LabelPlan(
             set=plan,
             feature=choice.feature,
             output=choice.output,
             type=by_name(plan.features)[choice.feature],
             keys=request_columns(plan, {}, base, self.inputs),
-            by_event_id=base is not None
-            and bool(plan.source.event_id)
-            and plan.source.fingerprint == base.source.fingerprint,
+            by_event_id=by_event_id,
+            offset=offset,
+            pending=declared.pending,
         )
 
     def _select(
-        self, index: int, entry: str | FeatureSelection, left_out: frozenset[tuple[str, str]]
+        self,
+        index: int,
+        entry: str | FeatureSelection,
+        left_out: frozenset[tuple[str, str]],
+        found: Lookups,
     ) -> None:
         selector = compile_selector(entry, self.sets, left_out)
         types = by_name(selector.set.features)
-        group = self._group(selector.set, dict(selector.keys))
         place = f"features[{index}] ({selector.text})"
+        chosen: list[Choice] = []
         clashes: dict[str, list[str]] = {}
         for choice in selector.choices:
             if choice.output in self.made_by:
@@ -235,28 +270,14 @@ class _Builder:
                 continue
             self.made_by[choice.output] = place
             self.outputs[choice.output] = Field(choice.output, types[choice.feature])
-            group.features.append(Selected(choice.feature, choice.output, types[choice.feature]))
+            chosen.append(choice)
+        found.declare(index, selector, chosen)
         for other, names in clashes.items():
             shown = ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")
             message = f"{shown} {'is' if len(names) == 1 else 'are'} already made by {other}."
             raise SpecError(message, hint=_renamed(entry, selector))
 
-    def _group(self, feature_set: SetPlan, roles: Mapping[str, str]) -> _Group:
-        if not feature_set.online:
-            raise SpecError(
-                f"the feature set '{feature_set.name}' has online: false, so it serves as a label only.",
-                hint="Set online: true, or leave the feature out.",
-            )
-        keys = request_columns(feature_set, roles, self.base, self.inputs)
-        base = self.base
-        is_base = (
-            base is not None
-            and feature_set.name == base.name
-            and keys == tuple(key.column for key in base.keys)
-        )
-        return self.groups.setdefault((feature_set.name, keys), _Group(feature_set, keys, is_base))
-
-    def _derive(self) -> list[DerivedValue]:
+    def _derive(self, found: Lookups) -> list[DerivedValue]:
         """Return the derived values; what they need and nothing selects is fetched unseen."""
         qualified = {
             f"{plan.name}.{field.name}": field.type
@@ -272,45 +293,20 @@ class _Builder:
                     what = f"made by {self.made_by[name]}" if name in self.made_by else "an input"
                     raise SpecError(f"'{name}' is already {what}.", hint="Give the value another name.")
                 expression = parse(text, known)
-                columns = tuple((column, self._read(column)) for column in sorted(expression.columns))
+                columns = tuple(
+                    (column, found.read(column) if "." in column else column)
+                    for column in sorted(expression.columns)
+                )
                 values.append(DerivedValue(name, expression, columns))
                 self.made_by[name] = f"derive.{name}"
                 self.outputs[name] = Field(name, expression.type)
         return values
 
-    def _read(self, column: str) -> str:
-        """Return the output or input that holds a column of an expression, fetched unseen if need be."""
-        set_name, dot, feature = column.partition(".")
-        if not dot:
-            return column
-        feature_set = self.sets[set_name]
-        same = [group for group in self.groups.values() if group.set.name == set_name]
-        group = same[0] if len(same) == 1 else None
-        if group is None:
-            group = self._group(feature_set, {}) if not same else self._default(feature_set, same, column)
-        output = group.output_of(feature)
-        if output is None:
-            output = column
-            kind = by_name(feature_set.features)[feature]
-            group.features.append(Selected(feature, output, kind, hidden=True))
-        return output
-
-    def _default(self, feature_set: SetPlan, same: list[_Group], column: str) -> _Group:
-        keys = request_columns(feature_set, {}, self.base, self.inputs)
-        for group in same:
-            if group.keys == keys:
-                return group
-        shown = " or ".join(str(item.output) for group in same for item in group.features[:1])
-        raise SpecError(
-            f"'{column}' could be by {' or by '.join(', '.join(group.keys) for group in same)}.",
-            hint=f"Use the names that the vector gives them, such as {shown}.",
-        )
-
     def _check_outputs(self, lookups: tuple[Lookup, ...], label: LabelPlan | None) -> None:
         """Note outputs that a training set could not tell from its other columns."""
         taken = dict.fromkeys(self.inputs, "an input")
         if self.base is None:
-            taken |= {column: "a key of the request" for lookup in lookups for column in lookup.keys}
+            taken |= {column: "a key of the request" for lookup in lookups for column in lookup.given_keys}
         for name in self.outputs:
             if name in taken:
                 message = f"features: '{name}' is the name of {taken[name]} as well."
@@ -339,7 +335,7 @@ def _renamed(entry: str | FeatureSelection, selector: Selector) -> str:
 
 def _stamped(plan: VectorPlan) -> VectorPlan:
     """Return the plan with its fingerprint: of its sets' states and of all that shapes its values."""
-    content = {
+    content: dict[str, Any] = {
         "base": _identity(plan.base) if plan.base else None,
         "lookups": [
             [
@@ -347,6 +343,7 @@ def _stamped(plan: VectorPlan) -> VectorPlan:
                 lookup.keys,
                 [[item.feature, item.output, item.hidden] for item in lookup.features],
                 lookup.is_base,
+                *([lookup.feature_keys] if lookup.feature_keys else []),
             ]
             for lookup in plan.lookups
         ],
@@ -358,6 +355,16 @@ def _stamped(plan: VectorPlan) -> VectorPlan:
         "impute": plan.impute,
         "outputs": [[field.name, str(field.type)] for field in plan.outputs],
     }
+    if plan.label is not None and plan.label.offset:
+        content["label"] += [plan.label.offset, plan.label.pending]
+    training = plan.training
+    if training != TrainingPlan():
+        where = training.where
+        content["training"] = {
+            "where": None if where is None else [where.expression.sql, where.columns],
+            "sets": [] if where is None else [[_identity(x.set), x.keys] for x in where.lookups],
+            "rows": [training.start, training.end, training.join],
+        }
     return dataclasses.replace(plan, fingerprint=fingerprint(content))
 
 

@@ -7,7 +7,7 @@ from featurestore.expressions.functions import FUNCTIONS, MACROS
 from featurestore.expressions.functions.casts import castable
 from featurestore.expressions.nodes import NULL, Call, Expression, Literal, RowRejected
 from featurestore.expressions.rules import RuleError, coerce, fits
-from featurestore.types import DataType
+from featurestore.types import JSON, STRING, DataType
 
 DEEPEST = 100
 
@@ -52,6 +52,8 @@ def cast(argument: Expression, kind: DataType, *, fold: bool = True) -> Expressi
         return coerce(argument, kind)
     if not castable(argument.type, kind):
         raise SpecError(f"{argument.sql} of type {argument.type} cannot be cast to {kind}.")
+    if argument.type == JSON and kind.name not in ("string", "list"):
+        return cast(cast(argument, STRING, fold=fold), kind, fold=fold)
     return _finish(Call(kind, "cast", (argument,)), fold)
 
 
@@ -82,7 +84,9 @@ def _finish(node: Call, fold: bool) -> Expression:
         raise SpecError(
             f"The expression nests more than {DEEPEST} deep.", hint="Split it into several derived columns."
         )
-    if not fold or not all(isinstance(argument, Literal) for argument in node.arguments):
+    if not fold or node.type.name == "list":
+        return node
+    if not all(isinstance(argument, Literal) for argument in node.arguments):
         return node
     from featurestore.expressions.to_closure import to_closure
 

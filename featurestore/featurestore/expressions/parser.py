@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot import parser as sqlglot_parser
 from sqlglot import tokens as sqlglot_tokens
 from sqlglot.dialects.dialect import Dialect
@@ -31,6 +31,20 @@ class _Parser(sqlglot_parser.Parser):
     NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012
         "CASE": sqlglot_parser.Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]
     }
+
+    def _parse_types(self, *options: Any, **named: Any) -> exp.Expr | None:
+        """Read a type; `list<item>` is ours, and to sqlglot's keywords it would be a name."""
+        if not (self._curr and self._curr.text.lower() == "list" and self._next):
+            return super()._parse_types(*options, **named)
+        if self._next.token_type != TokenType.LT:
+            return super()._parse_types(*options, **named)
+        self._advance(2)
+        item = self._parse_types()
+        if not isinstance(item, exp.DataType) or not self._match(TokenType.GT):
+            self.raise_error("Expected list<type>")
+            return None
+        kind = f"list<{_type_text(item)}>"
+        return exp.DataType(this=exp.DataType.Type.USERDEFINED, kind=kind)
 
 
 _WORDS = (
@@ -94,6 +108,12 @@ def parse(
     except SpecError as error:
         message = f"{error.message.rstrip('.')}, in `{_short(text)}`."
         raise SpecError(message, where=where or error.where, hint=error.hint) from None
+
+
+def _type_text(node: exp.DataType) -> str:
+    """Return a type as our own text."""
+    kind = node.args.get("kind")
+    return str(kind) if kind and not node.expressions else node.sql().lower()
 
 
 def _short(text: str) -> str:
@@ -237,8 +257,7 @@ class _Reader:
         return cast(self.read(node.this), self._type(node.to), fold=self._fold)
 
     def _type(self, node: exp.DataType) -> DataType:
-        kind = node.args.get("kind")
-        return DataType.parse(str(kind) if kind and not node.expressions else node.sql().lower())
+        return DataType.parse(_type_text(node))
 
     def _function(self, node: exp.Anonymous) -> Expression:
         self._only(node, "this", "expressions")

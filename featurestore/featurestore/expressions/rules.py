@@ -181,8 +181,10 @@ def same(arguments: tuple[Expression, ...]) -> Signature:
 def ordered(arguments: tuple[Expression, ...]) -> Signature:
     """Arguments of one type that has an order, which the result has."""
     kind = unify(arguments)
-    if kind.name == "list":
-        raise RuleError("lists have no order")
+    if kind.name == "json":
+        raise RuleError("documents have no order; take a value out: cast(json_extract(…, '$.name') as …)")
+    if kind.item is not None:
+        raise RuleError(f"{kind.name}s have no order")
     return [kind] * len(arguments), kind
 
 

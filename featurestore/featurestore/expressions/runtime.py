@@ -13,6 +13,7 @@ from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any
 
+from featurestore import json_documents
 from featurestore.instants import ALWAYS, DAY, LAST, format_instant, parse_instant
 from featurestore.types import DataType
 
@@ -29,6 +30,9 @@ _INTEGER, _UNSIGNED, _FLOAT = (
 )
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_WORDS = re.compile(r"\w+")
+DEGREE = math.pi / 180
+_HALF_DEGREE = math.pi / 360
 _WIDE = Context(prec=400, rounding=ROUND_HALF_EVEN)
 _WHOLE = 2.0**52
 
@@ -274,3 +278,46 @@ def greatest(first: float, *others: float) -> float:
         if first < other or (other != other and first == first):
             first = other
     return first
+
+
+def text_to_json(text: str) -> str | None:
+    """Return the canonical text of the document that `text` is; null where it is none, or is `null`."""
+    return json_documents.or_null(text)
+
+
+def json_content(text: str) -> str:
+    """Return the characters of a JSON string; of all else the canonical text."""
+    return json_documents.content(text)
+
+
+def json_items(text: str, item: Callable[[str], Any] | None = None) -> list[Any] | None:
+    """Return the items of a JSON array, each by `item`; null where the document is no array."""
+    found = json_documents.items(text)
+    if found is None or item is None:
+        return found
+    return [None if value is None else item(value) for value in found]
+
+
+def json_extract(text: str, path: json_documents.Path) -> str | None:
+    """Return the document at the path of a document; null where nothing is."""
+    return json_documents.extract(text, path)
+
+
+def tokens(text: str) -> list[str]:
+    """Return the words of a text: its longest runs of letters, digits and underscores."""
+    return _WORDS.findall(text)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Return the parts between separators; of an empty text none."""
+    return text.split(separator) if text else []
+
+
+def haversine(diameter: float, lat_1: float, lon_1: float, lat_2: float, lon_2: float) -> float | None:
+    """Return the distance of two points on a sphere, in the diameter's unit; null where one is no point."""
+    if not (-90 <= lat_1 <= 90 and -90 <= lat_2 <= 90 and -360 <= lon_1 <= 360 and -360 <= lon_2 <= 360):
+        return None
+    north = math.sin((lat_2 - lat_1) * _HALF_DEGREE)
+    east = math.sin((lon_2 - lon_1) * _HALF_DEGREE)
+    height = north * north + math.cos(lat_1 * DEGREE) * math.cos(lat_2 * DEGREE) * (east * east)
+    return diameter * math.asin(min(math.sqrt(height), 1.0))

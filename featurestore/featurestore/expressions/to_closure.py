@@ -15,10 +15,11 @@ from featurestore.expressions import runtime
 from featurestore.expressions.functions import FUNCTIONS, may_overflow, nullable
 from featurestore.expressions.nodes import Call, Column, Expression, Literal, RowRejected
 from featurestore.expressions.rules import integer_bounds
+from featurestore.rows.identity import signed
 
 _NAMESPACE: dict[str, Any] = {
     name: value for name, value in vars(runtime).items() if callable(value) and not name.startswith("_")
-} | {"bisect_right": bisect.bisect_right, "Decimal": Decimal, "RowRejected": RowRejected}
+} | {"bisect_right": bisect.bisect_right, "Decimal": Decimal, "RowRejected": RowRejected, "signed": signed}
 _NESTED = 20  # Python's parser takes 200 parentheses, a level of ours has up to six
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,15 +16,32 @@ from featurestore.types import DataType
 
 
 def physical(series: pl.Series) -> pl.Series:
-    """Return the column as row values have it: timestamps in microseconds, dates in days."""
-    return series.to_physical() if series.dtype in (pl.Datetime, pl.Date) else series
+    """Return the column as row values have it: timestamps in microseconds, dates in days, in lists too."""
+    leaf: Any = series.dtype
+    while isinstance(leaf, pl.List):
+        leaf = leaf.inner
+    return series.to_physical() if leaf in (pl.Datetime, pl.Date) else series
 
 
 def column(values: list[Any], kind: DataType) -> pl.Series:
     """Return row values as a column of a type."""
     if kind.name in ("timestamp", "date"):
         return pl.Series(values, dtype=pl.Int64).cast(kind.polars())
+    if kind.name == "list" and kind.item is not None:
+        return _lists(values, kind.item)
     return pl.Series(values, dtype=kind.polars())
+
+
+def _lists(values: list[list[Any] | None], item: DataType) -> pl.Series:
+    """Return lists as a column. By way of Arrow: Polars looks at each list by itself, 20 times as long."""
+    import pyarrow as pa
+
+    items = column(list(itertools.chain.from_iterable(held for held in values if held)), item)
+    ends = np.zeros(len(values) + 1, np.int64)
+    np.cumsum([len(held) if held else 0 for held in values], out=ends[1:])
+    missing = pa.array([held is None for held in values], pa.bool_())
+    made = pa.LargeListArray.from_arrays(pa.array(ends), items.to_arrow(), mask=missing)
+    return pl.Series(made, dtype=pl.List(item.polars()))
 
 
 def values(function: Callable[..., Any], kind: DataType, *arguments: pl.Expr) -> pl.Expr:

@@ -20,6 +20,7 @@ from featurestore.online.nodes import Leaf
 from featurestore.online.requests import cast_row
 from featurestore.plans import SetPlan
 from featurestore.rows.identity import event_id, order_rank, row_hash
+from featurestore.rows.vectors import pack
 from featurestore.steps.rows import compile_rows
 from featurestore.types import DataType
 
@@ -107,7 +108,8 @@ def _cell(value: Any, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
     there = np.array([value is not None])
     if dtype == "object":
-        return object_array([value]), there
+        packed = value is not None and kind.name == "vector"
+        return object_array([pack(value, kind) if packed else value]), there
     return np.array([0 if value is None else value], dtype) + np.zeros(1, dtype), there
 
 

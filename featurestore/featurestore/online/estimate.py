@@ -37,4 +37,6 @@ def estimate(plan: SetPlan) -> Estimate:
 def _packed(kind: DataType) -> int:
     if kind.is_float or kind.name in ("timestamp", "int64", "uint64"):
         return 9
+    if kind.name == "vector" and kind.item is not None:
+        return kind.size * (4 if kind.item.name == "float32" else 8)
     return _TEXT if kind.name in ("string", "binary", "list", "decimal") else 3

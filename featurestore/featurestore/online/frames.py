@@ -10,13 +10,15 @@ import numpy as np
 import polars as pl
 
 from featurestore import plans
-from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.arrays import Array, object_array
 from featurestore.aggregates.functions import carrier
 from featurestore.aggregates.inputs import PartsPlan, RowParts
 from featurestore.expressions.to_polars import to_polars
+from featurestore.expressions.vectors import physical
 from featurestore.kernel.rows import EntityRows, InputColumn
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import Leaf
+from featurestore.rows import vectors
 from featurestore.types import DataType, Field
 
 ROW_ORDER = [plans.EVENT_TIME, plans.ORDER, plans.INGEST_TIME, plans.ROW_HASH]
@@ -92,7 +94,7 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         _whole(frame, plans.ORDER) if layout.has_order else None,
         _whole(frame, plans.EVENT_ID) if layout.has_ids else None,
         row_parts(layout.parts, frame),
-        packed(layout, frame),
+        row_features(layout, frame),
         deleted=_flags(frame) if layout.has_deleted else None,
     )
     return EntityBatch(
@@ -108,7 +110,7 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
     )
 
 
-def packed(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
+def row_features(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
     """Return each row's row-level features; none of a row that is deleted."""
     if not layout.has_plain:
         return []
@@ -121,28 +123,21 @@ def packed(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
 
 def pack(frame: pl.DataFrame, fields: Sequence[Field]) -> list[bytes | None]:
     """Return each row's features as bytes: a MessagePack array of their row values."""
-    physical = frame.select(_physical(pl.col(f.name), f.type) for f in fields)
+    physical = pl.DataFrame([_packable(frame[f.name], f.type) for f in fields])
     return list(map(msgspec.msgpack.Encoder().encode, physical.iter_rows()))
 
 
-def _physical(column: pl.Expr, kind: DataType) -> pl.Expr:
-    if kind.name in ("timestamp", "date"):
-        return column.to_physical()
-    if kind.name == "list" and kind.item is not None and kind.item.name in ("timestamp", "date"):
-        return column.list.eval(pl.element().to_physical())
-    return column
+def _packable(series: pl.Series, kind: DataType) -> pl.Series:
+    return vectors.packed(series, kind) if kind.name == "vector" else physical(series)
 
 
 def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
     valid = series.is_not_null().to_numpy()
     if dtype == "object":
-        values = np.empty(len(series), object)
-        values[:] = series.to_list()
-        return values, valid
-    physical = series.to_physical() if kind.name in ("timestamp", "date") else series
+        return object_array(_packable(series, kind).to_list()), valid
     target = {"<f8": pl.Float64, "<i8": pl.Int64, "<u8": pl.UInt64}[dtype]
-    values = physical.cast(target).fill_null(0).to_numpy()
+    values = physical(series).cast(target).fill_null(0).to_numpy()
     return (values + 0.0 if dtype == "<f8" else values), valid
 
 

@@ -1,7 +1,8 @@
 """Feature vectors from the online store, equal to the training row of the same instant.
 
 A vector is compiled once: keys, fields, places and closures are resolved when the reader is built. A
-request then costs one round trip for all its rows and feature sets.
+request then costs one round trip for all its rows and feature sets, and one more for each level of look-ups
+whose keys are features.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from featurestore.online.layout import OnlineLayout
 from featurestore.online.requests import outward, row_value
 from featurestore.online.view import EntityView, aggregates
 from featurestore.plans import Lookup, SetPlan, VectorPlan
+from featurestore.rows.vectors import unpack
 from featurestore.types import Field
 
 PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
@@ -104,8 +106,18 @@ class _LookupReader:
         ]
         self._base_plain = [(s.feature, s.output) for s in lookup.features if s.feature in plain]
 
-    def request(self, row: _Row) -> EntityRead | None:
-        """Return what to read for a row; None where a key is null. Raises ValueError on a bad key."""
+    def requests(self, rows: Sequence[_Row]) -> list[EntityRead | None]:
+        """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
+        reads: list[EntityRead | None] = []
+        for row in rows:
+            try:
+                reads.append(None if row.error is not None else self._request(row))
+            except ValueError as error:
+                row.error = str(error)
+                reads.append(None)
+        return reads
+
+    def _request(self, row: _Row) -> EntityRead | None:
         parts = []
         for column, kind in zip(self.keys, self._kinds, strict=True):
             value = row.keys.get(column)
@@ -115,7 +127,9 @@ class _LookupReader:
                 parts.append(cast_key(value, kind))
             except ValueError as error:
                 raise ValueError(f"{column}: {error}") from None
-        key = encode_key(parts, self._kinds)
+        return self._read(row, encode_key(parts, self._kinds))
+
+    def _read(self, row: _Row, key: bytes) -> EntityRead:
         at, fields = self._fields
         if at != row.t:  # all rows of most requests share one instant
             fields = self.layout.read_fields(row.t, self.is_base)
@@ -168,7 +182,9 @@ class _LookupReader:
             stored = msgspec.msgpack.decode(newest[1])
             for place, output, kind in self._plain:
                 value = stored[place]
-                if kind.holds_decimals:
+                if kind.name == "vector" and value is not None:
+                    value = unpack(value, kind)
+                elif kind.holds_decimals:
                     value = row_value(value, kind)
                 row.values[output] = value
                 row.status[output] = NULL_VALUE if value is None else PRESENT
@@ -176,6 +192,28 @@ class _LookupReader:
         for _, output, _ in self._plain:
             row.values[output] = None
             row.status[output] = missing
+
+
+class _ChainedReader(_LookupReader):
+    """A look-up some of whose keys are features; a value that is no key of the entity is of no entity."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        super().__init__(lookup)
+        self._is_found = [place in lookup.feature_keys for place in range(len(lookup.keys))]
+
+    def _request(self, row: _Row) -> EntityRead | None:
+        parts = []
+        for column, kind, is_found in zip(self.keys, self._kinds, self._is_found, strict=True):
+            value = row.values[column] if is_found else row.keys.get(column)
+            if value is None or value != value:
+                return None
+            try:
+                parts.append(cast_key(value, kind))
+            except ValueError as error:
+                if is_found:
+                    return None
+                raise ValueError(f"{column}: {error}") from None
+        return self._read(row, encode_key(parts, self._kinds))
 
 
 class VectorReader:
@@ -197,7 +235,7 @@ class VectorReader:
         self._store = store
         self._generations = generations
         self._clock = clock
-        self._lookups = [_LookupReader(lookup) for lookup in plan.lookups]
+        self._levels = _levels(plan.lookups)
         self._base = BaseRows(plan.base) if plan.base is not None else None
         self._derived = [(d.name, to_closure(d.expression), d.columns) for d in plan.derived]
         self._impute = dict(plan.impute)
@@ -223,9 +261,12 @@ class VectorReader:
         """
         now = self._clock() if now is None else now
         prepared = self._prepare(rows, as_of, now)
-        reads = self._reads(prepared)
-        found = self._store.read_many(self._requests(reads))
-        return self._result(prepared, reads, found, now)
+        for level in self._levels:
+            reads = [lookup.requests(prepared) for lookup in level]
+            found = self._store.read_many(self._requests(level, reads))
+            for lookup, column, fields in zip(level, reads, found, strict=True):
+                lookup.fill(prepared, column, fields)
+        return self._result(prepared, now)
 
     async def read_async(
         self,
@@ -237,9 +278,12 @@ class VectorReader:
         """Return what `read` returns, without blocking the event loop."""
         now = self._clock() if now is None else now
         prepared = self._prepare(rows, as_of, now)
-        reads = self._reads(prepared)
-        found = await self._store.read_many_async(self._requests(reads))
-        return self._result(prepared, reads, found, now)
+        for level in self._levels:
+            reads = [lookup.requests(prepared) for lookup in level]
+            found = await self._store.read_many_async(self._requests(level, reads))
+            for lookup, column, fields in zip(level, reads, found, strict=True):
+                lookup.fill(prepared, column, fields)
+        return self._result(prepared, now)
 
     def _prepare(
         self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
@@ -302,34 +346,15 @@ class VectorReader:
             )
         return None
 
-    def _reads(self, rows: Sequence[_Row]) -> list[list[EntityRead | None]]:
-        reads = []
-        for lookup in self._lookups:
-            column: list[EntityRead | None] = []
-            for row in rows:
-                try:
-                    column.append(None if row.error is not None else lookup.request(row))
-                except ValueError as error:
-                    row.error = str(error)
-                    column.append(None)
-            reads.append(column)
-        return reads
-
-    def _requests(self, reads: Sequence[Sequence[EntityRead | None]]) -> list[tuple[str, list[EntityRead]]]:
+    def _requests(
+        self, level: Sequence[_LookupReader], reads: Sequence[Sequence[EntityRead | None]]
+    ) -> list[tuple[str, list[EntityRead]]]:
         return [
             (self._generations(lookup.plan), [read for read in column if read is not None])
-            for lookup, column in zip(self._lookups, reads, strict=True)
+            for lookup, column in zip(level, reads, strict=True)
         ]
 
-    def _result(
-        self,
-        rows: Sequence[_Row],
-        reads: Sequence[Sequence[EntityRead | None]],
-        found: Sequence[Sequence[Sequence[bytes | None]]],
-        now: int,
-    ) -> VectorResult:
-        for lookup, column, fields in zip(self._lookups, reads, found, strict=True):
-            lookup.fill(rows, column, fields)
+    def _result(self, rows: Sequence[_Row], now: int) -> VectorResult:
         for row in rows:
             if row.error is None:
                 self._derive(row)
@@ -363,3 +388,13 @@ class VectorReader:
                 for name, value in zip(self._names, values, strict=True)
             ]
         return values
+
+
+def _levels(lookups: Sequence[Lookup]) -> list[list[_LookupReader]]:
+    """Return the look-ups' readers by level: those of one level are read in one round trip."""
+    levels: list[list[_LookupReader]] = [
+        [] for _ in range(1 + max((item.level for item in lookups), default=0))
+    ]
+    for lookup in lookups:
+        levels[lookup.level].append((_ChainedReader if lookup.feature_keys else _LookupReader)(lookup))
+    return levels

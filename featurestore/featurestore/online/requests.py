@@ -11,9 +11,15 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from featurestore import json_documents
 from featurestore.errors import RequestError
+from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
+from featurestore.rows.vectors import why_not
 from featurestore.types import DataType, Field
+
+_EXACT = 2**53
+"""Whole numbers up to this are exact as floats."""
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}$", re.ASCII)
@@ -31,6 +37,8 @@ def row_value(value: Any, kind: DataType, zone: str | None = None) -> Any:
     """
     if value is None:
         return None
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
     cast = _CASTS.get(kind.name) or (_whole if kind.is_integer else _real)
     return cast(value, kind, zone)
 
@@ -60,12 +68,13 @@ def outward(value: Any, kind: DataType) -> Any:
 
 
 def _refuse(value: Any, kind: DataType) -> ValueError:
-    return ValueError(f"{value!r} is no {kind}")
+    return ValueError(f"{value if isinstance(value, Decimal) else repr(value)} is no {kind}")
 
 
 def _whole(value: Any, kind: DataType, _: str | None) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    number = float(value) if isinstance(value, Decimal) else value
+    if isinstance(number, float) and number.is_integer() and abs(number) <= _EXACT:
+        value = int(number)
     if not isinstance(value, int) or isinstance(value, bool):
         raise _refuse(value, kind)
     bits = int(kind.name.lstrip("uint"))
@@ -78,12 +87,18 @@ def _whole(value: Any, kind: DataType, _: str | None) -> int:
 def _real(value: Any, kind: DataType, _: str | None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise _refuse(value, kind)
-    result = float(value) + 0.0
+    try:
+        result = float(value) + 0.0
+    except OverflowError:
+        raise _refuse(value, kind) from None
     if kind.name == "float32" and math.isfinite(result):
         import numpy as np
 
         with np.errstate(over="ignore"):
             result = float(np.float32(result))
+    was_finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
+    if was_finite and math.isinf(result):
+        raise _refuse(value, kind)
     return result
 
 
@@ -112,10 +127,10 @@ def _decimal(value: Any, kind: DataType, _: str | None) -> Decimal:
         raise _refuse(value, kind)
     try:
         exact = Decimal(str(value))
-        scaled = exact.quantize(Decimal(1).scaleb(-kind.scale))
-    except InvalidOperation:
+        scaled = to_decimal(exact, kind.precision, kind.scale)
+    except (InvalidOperation, Overflow):
         raise _refuse(value, kind) from None
-    if scaled != exact or len(scaled.as_tuple().digits) > kind.precision:
+    if scaled != exact:
         raise _refuse(value, kind)
     return scaled
 
@@ -159,6 +174,24 @@ def _list(value: Any, kind: DataType, zone: str | None) -> list[Any]:
     return [row_value(item, kind.item, zone) for item in value]
 
 
+def _vector(value: Any, kind: DataType, _: str | None) -> list[float]:
+    if not isinstance(value, list | tuple) or kind.item is None:
+        raise _refuse(value, kind)
+    if len(value) != kind.size or None in value:
+        raise ValueError(f"{value!r:.80} is no {kind}: {why_not(value, kind)}")
+    return [_real(item, kind.item, None) for item in value]
+
+
+def _json(value: Any, kind: DataType, _: str | None) -> str | None:
+    """Return a document's canonical text: of text that holds one, or of plain values."""
+    try:
+        if isinstance(value, str):
+            return json_documents.canonical(value) if value.strip() else None
+        return json_documents.of_value(value)
+    except ValueError:
+        raise _refuse(value, kind) from None
+
+
 _CASTS = {
     "string": _text,
     "bool": _truth,
@@ -167,4 +200,6 @@ _CASTS = {
     "date": _date,
     "timestamp": _timestamp,
     "list": _list,
+    "vector": _vector,
+    "json": _json,
 }

@@ -8,12 +8,13 @@ Nothing outside this package knows SQLAlchemy.
 from __future__ import annotations
 
 from featurestore.registry.generations import Generation
-from featurestore.registry.records import Fit, Ingest, TrainingSet
+from featurestore.registry.records import CheckCount, Fit, Ingest, TrainingSet
 from featurestore.registry.registry import Registry
 from featurestore.registry.statistics import Statistics
 from featurestore.registry.versions import NewVersion, Pins, Version
 
 __all__ = [
+    "CheckCount",
     "Fit",
     "Generation",
     "Ingest",

@@ -113,13 +113,14 @@ class Database:
                     time.sleep(0.01)
 
     def _create(self) -> int:
-        """Create what is missing, if it is an empty database; return the format's version."""
+        """Create what is missing of an empty or older database; return the format's version."""
         with self._guarded(), self._connect("READ COMMITTED", writes=True) as connection, connection.begin():
             if sa.inspect(connection).has_table(schema.registry_version.name):
                 found = connection.execute(sa.select(schema.registry_version.c.version)).scalar()
-                if found is not None:
+                if found is not None and int(found) >= schema.VERSION:
                     return int(found)
-            schema.metadata.create_all(connection)
+            schema.metadata.create_all(connection)  # versions so far differ in whole tables
+            connection.execute(sa.delete(schema.registry_version))
             connection.execute(sa.insert(schema.registry_version).values(version=schema.VERSION))
             return schema.VERSION
 

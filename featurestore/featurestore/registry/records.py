@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from featurestore.errors import RequestError, did_you_mean
-from featurestore.registry.schema import fits, ingests, statistics, training_sets
+from featurestore.registry.schema import checks, fits, ingests, statistics, training_sets
 from featurestore.registry.statistics import Statistics, merge
 
 
@@ -28,6 +28,14 @@ class Fit:
     until: int | None
     values: Mapping[str, Any]
     created_at: int
+
+
+@dataclass(frozen=True)
+class CheckCount:
+    """How many rows of ingested batches a check saw come in, and how many of them it found wrong."""
+
+    rows: int
+    failed: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,41 @@ def get_statistics(
         .order_by(statistics.c.feature)
     )
     return {feature: Statistics.from_json(state) for feature, state in rows}
+
+
+def add_checks(
+    connection: sa.Connection,
+    project: str,
+    set_name: str,
+    fingerprint: str,
+    rows: int,
+    failed: Mapping[str, int],
+    now: int,
+) -> None:
+    """Add a batch's counts, by check, to the stored ones."""
+    for name, number in failed.items():
+        key = {"project": project, "set_name": set_name, "fingerprint": fingerprint, "name": name}
+        counted = {"rows": checks.c.rows + rows, "failed": checks.c.failed + number, "updated_at": now}
+        matches = (checks.c[column] == value for column, value in key.items())
+        if connection.execute(sa.update(checks).where(*matches).values(**counted)).rowcount == 0:
+            row = {**key, "rows": rows, "failed": number, "updated_at": now}
+            connection.execute(sa.insert(checks).values(**row))
+
+
+def get_checks(
+    connection: sa.Connection, project: str, set_name: str, fingerprint: str
+) -> dict[str, CheckCount]:
+    """Return the counts of a set's version, by check."""
+    rows = connection.execute(
+        sa.select(checks.c.name, checks.c.rows, checks.c.failed)
+        .where(
+            checks.c.project == project,
+            checks.c.set_name == set_name,
+            checks.c.fingerprint == fingerprint,
+        )
+        .order_by(checks.c.name)
+    )
+    return {name: CheckCount(seen, failed) for name, seen, failed in rows}
 
 
 def add_ingest(

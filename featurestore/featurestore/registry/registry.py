@@ -10,7 +10,7 @@ from featurestore import instants
 from featurestore.registry import generations, records, versions
 from featurestore.registry.database import Database
 from featurestore.registry.generations import Generation
-from featurestore.registry.records import Fit, Ingest, TrainingSet
+from featurestore.registry.records import CheckCount, Fit, Ingest, TrainingSet
 from featurestore.registry.statistics import Statistics
 from featurestore.registry.versions import NewVersion, Pins, Version
 
@@ -170,6 +170,21 @@ class Registry:
         """Return the statistics of a set's version, by feature."""
         with self._database.read() as connection:
             return records.get_statistics(connection, project, set_name, fingerprint)
+
+    def record_checks(
+        self, project: str, set_name: str, fingerprint: str, rows: int, failed: Mapping[str, int]
+    ) -> None:
+        """Add a batch's rows, and those that each check found wrong, to the counts of the set's version.
+
+        Call it after the batch is committed, as `record_statistics`.
+        """
+        with self._database.write() as connection:
+            records.add_checks(connection, project, set_name, fingerprint, rows, failed, self._clock())
+
+    def checks(self, project: str, set_name: str, fingerprint: str) -> dict[str, CheckCount]:
+        """Return the counts of a set's version, by check."""
+        with self._database.read() as connection:
+            return records.get_checks(connection, project, set_name, fingerprint)
 
     def record_ingest(self, project: str, set_name: str, report: Mapping[str, Any]) -> None:
         """Store the report of an ingest."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
+"""1, without `checks`, is brought up to date when it is opened."""
 
 metadata = sa.MetaData()
 
@@ -129,6 +130,18 @@ statistics = sa.Table(
     _name("fingerprint", primary_key=True),
     _name("feature", primary_key=True),
     sa.Column("state", Document, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+)
+
+checks = sa.Table(
+    "checks",
+    metadata,
+    _name("project", primary_key=True),
+    _name("set_name", primary_key=True),
+    _name("fingerprint", primary_key=True),
+    _name("name", primary_key=True),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
 )
 

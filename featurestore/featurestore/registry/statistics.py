@@ -9,6 +9,7 @@ whatever the batches and their order. Means and squared deviations merge by Chan
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ class Histogram:
 
     @property
     def edges(self) -> list[float]:
-        """The 21 edges of the bins."""
-        return [math.ldexp(self.start + i, self.exponent) for i in range(BINS + 1)]
+        """The 21 edges of the bins; one past the largest float is that."""
+        return [_edge(self.start + i, self.exponent) for i in range(BINS + 1)]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,13 @@ def _histogram(numbers: npt.NDArray[np.float64], low: float, high: float) -> His
     start = _bin(low, exponent)
     counts = np.bincount((bins - start).astype(np.int64), minlength=BINS)
     return Histogram(exponent, start, tuple(counts.tolist()))
+
+
+def _edge(number: int, exponent: int) -> float:
+    try:
+        return math.ldexp(number, exponent)
+    except OverflowError:
+        return math.copysign(sys.float_info.max, number)
 
 
 def _bin(value: float, exponent: int) -> int:

@@ -11,6 +11,8 @@
 | date | dates; timestamps at midnight (UTC or without a zone); text of either |
 | timestamp | timestamps of any unit, floored; text (`featurestore.rows.iso`); dates, as local midnight |
 | list | lists, item by item |
+| vector | lists of exactly so many numbers, none of them null |
+| json | text of one document, canonical from here on; structs and lists; `null` is null |
 
 Blank text is null, except where text is declared. Timestamps and dates without a zone are local times of
 the source's `timezone:`; without one they are refused. Integers are no timestamps, for some count seconds
@@ -24,12 +26,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from featurestore import json_documents
 from featurestore.errors import SpecError
 from featurestore.instants import ALWAYS, DAY, LAST, SECOND
 from featurestore.rows import iso, zones
@@ -77,7 +80,11 @@ def cast(series: pl.Series, kind: DataType, context: Context) -> Cast:
         series = series.cast(pl.String)
     if series.dtype == pl.Null or series.null_count() == len(series):
         return Cast(pl.Series(series.name, [None], dtype=kind.polars()).new_from_index(0, len(series)))
-    if series.dtype == kind.polars() and not kind.is_float and kind.name not in ("timestamp", "list"):
+    if (
+        series.dtype == kind.polars()
+        and not kind.is_float
+        and kind.name not in ("timestamp", "list", "vector", "json")
+    ):
         return Cast(series)
     if series.dtype == pl.String and kind.name not in ("string", "binary"):
         text = series.str.strip_chars()
@@ -346,6 +353,43 @@ def _list(series: pl.Series, kind: DataType, context: Context) -> Cast:
     return Cast(nothing.zip_with(lost, out).alias(series.name), bad, inner.counts)
 
 
+def _vector(series: pl.Series, kind: DataType, context: Context) -> Cast:
+    assert kind.item is not None
+    if not isinstance(series.dtype, (pl.List, pl.Array)):
+        raise _mismatch(series, kind, context)
+    if isinstance(series.dtype, pl.Array):
+        if series.dtype.size != kind.size:
+            raise _mismatch(series, kind, context)
+        series = series.arr.to_list()
+    done = _list(series, DataType("list", item=kind.item), context)
+    misfit = (done.values.list.len() != kind.size) | done.values.list.eval(pl.element().is_null()).list.any()
+    out = done.values.set(_true(misfit), None)
+    return _checked(series, out.cast(kind.polars()))
+
+
+def _json(series: pl.Series, kind: DataType, context: Context) -> Cast:
+    if series.dtype == pl.String:
+        read: Callable[[Any], str | None] = json_documents.canonical
+    elif isinstance(series.dtype, (pl.Struct, pl.List, pl.Array)):
+        read = json_documents.of_value
+    else:
+        raise _mismatch(series, kind, context)
+    texts: list[str | None] = []
+    bad: list[int] = []
+    for place, value in enumerate(series.to_list()):
+        try:
+            texts.append(None if value is None else read(value))
+        except ValueError:
+            texts.append(None)
+            bad.append(place)
+    out = pl.Series(series.name, texts, dtype=pl.String)
+    if not bad:
+        return Cast(out)
+    mask = np.zeros(len(series), np.bool_)
+    mask[bad] = True
+    return Cast(out, {BAD_VALUE: mask})
+
+
 _CASTS: Mapping[str, Callable[[pl.Series, DataType, Context], Cast]] = {
     "integer": _integer,
     "float": _float,
@@ -356,4 +400,6 @@ _CASTS: Mapping[str, Callable[[pl.Series, DataType, Context], Cast]] = {
     "date": _date,
     "timestamp": _timestamp,
     "list": _list,
+    "vector": _vector,
+    "json": _json,
 }

@@ -34,6 +34,7 @@ from featurestore.plans import (
 from featurestore.rows import casting, hashing, identity
 from featurestore.rows.dead_letters import MALFORMED, PAYLOAD, RECORD_TIME, empty, letters, payloads
 from featurestore.rows.json import batch_epoch, decode_payloads, stream_epoch
+from featurestore.rows.vectors import why_not
 from featurestore.types import TIMESTAMP, Field
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -176,7 +177,8 @@ def _message(code: str, column: Field, series: pl.Series) -> Callable[[int], str
             value = f"{series.to_physical()[row]} {series.dtype.time_unit}"
         else:
             value = series[row]
-        return advice.format(column=column.name, value=_shown(value), type=column.type)
+        said = advice.format(column=column.name, value=_shown(value), type=column.type)
+        return f"{said}: {why_not(value, column.type)}" if column.type.name == "vector" else said
 
     return message
 

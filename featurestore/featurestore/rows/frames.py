@@ -135,6 +135,8 @@ def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
         return series.to_physical(), DataType("int64")
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return series.cast(pl.String), DataType("string")
+    if isinstance(dtype, pl.Array):
+        return _plain(series.arr.to_list())
     if isinstance(dtype, pl.List):
         return series, DataType("list", item=_plain(pl.Series(dtype=dtype.inner))[1])
     if isinstance(dtype, pl.Decimal):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from featurestore.rows.identity import FIRST, GOLDEN, LONG, LOWEST, NULL, SECOND, SEED
+from featurestore.rows.vectors import matrix
 from featurestore.types import DataType, Field
 
 Words: TypeAlias = npt.NDArray[np.uint64]
@@ -51,6 +52,13 @@ def event_id(frame: pl.DataFrame, columns: Sequence[str], kinds: Sequence[DataTy
     return result
 
 
+def of_items(hashes: pl.Series, numbers: pl.Series) -> pl.Series:
+    """Return the row hashes or event ids of items of exploded rows, by those of the rows."""
+    mixed = _mixed(hashes.fill_null(0).to_numpy().view(np.uint64) ^ numbers.to_numpy().view(np.uint64))
+    result = pl.Series(hashes.name, mixed.view(np.int64))
+    return result.set(hashes.is_null(), None) if hashes.null_count() else result
+
+
 def order_rank(series: pl.Series, kind: DataType) -> pl.Series:
     """Return the int64 rank of each value, in the order of the values, null lowest."""
     if kind.name == "decimal":
@@ -77,13 +85,17 @@ def words(series: pl.Series, kind: DataType) -> Words:
         bits = doubles.view(np.uint64)
         strange = np.isnan(doubles)
         return np.where(strange, _QUIET_NAN, bits) if strange.any() else bits
-    if kind.name in ("string", "binary"):
+    if kind.name in ("string", "binary", "json"):
         return _bytes_words(*text_buffers(series))
     if kind.name == "decimal":
         low, high = _decimal_halves(series)
         return _mixed(_mixed(_SEED ^ low) ^ high)
     if kind.name == "list":
         return _list_words(series, kind)
+    if kind.name == "vector":
+        doubles = matrix(series, kind).astype(np.float64) + 0.0
+        bits = np.where(np.isnan(doubles), _QUIET_NAN, doubles.view("<u8"))
+        return _bytes_words(np.arange(len(series) + 1) * kind.size * 8, bits.reshape(-1).view(np.uint8))
     if kind.name == "uint64":
         return np.ascontiguousarray(series.fill_null(0).to_numpy())
     physical = series.to_physical() if kind.name in ("timestamp", "date") else series

@@ -14,9 +14,14 @@ The **row hash** starts as SEED and takes the columns in the order of their name
 - integers, bool, date (days), timestamp (microseconds): the value in two's complement;
 - floats: the bits of the value as float64, -0.0 as 0.0 and every NaN as 0x7FF8000000000000;
 - decimals: the unscaled value in 128-bit two's complement, `mix(mix(SEED ^ low) ^ high)`;
-- text (UTF-8) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes each eight, little-endian, the
-  last padded with zeros, change it to `mix(word ^ eight)`; longer values do so once, with their xxh3-64;
-- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item.
+- text (UTF-8), JSON (its canonical text) and binary of n bytes: starts as `mix(SEED ^ n)`; up to 64 bytes
+  each eight, little-endian, the last padded with zeros, change it to `mix(word ^ eight)`; longer values do so
+  once, with their xxh3-64;
+- lists of n items: starts as `mix(SEED ^ n)`, then as a row does, item by item;
+- vectors: as binary of their items' bits as float64 (see floats), eight little-endian bytes each.
+
+Rows that `explode` makes of one take their item's number, from 0: with h the row's hash, that of item n is
+`mix(h ^ n)`, and so is the event id; explode after explode does so again.
 
 The **event id** is the xxh3-64 of the id columns' canonical bytes (`featurestore.keys.encode_key`), signed.
 The **order rank** keeps the order of the source's `order_by` column in an int64; null comes first.
@@ -79,7 +84,7 @@ def word(value: Any, kind: DataType) -> int:
     """Return the 64-bit word of a value that is not null (a row value: dates in days, instants in µs)."""
     if kind.is_float:
         return double_bits(value)
-    if kind.name in ("string", "binary"):
+    if kind.name in ("string", "binary", "json"):
         return _bytes_word(value.encode() if isinstance(value, str) else value)
     if kind.name == "decimal":
         unscaled = int(Decimal(value).scaleb(kind.scale, _EXACT))
@@ -87,6 +92,8 @@ def word(value: Any, kind: DataType) -> int:
     if kind.name == "list":
         assert kind.item is not None
         return fold(mix(SEED ^ len(value)), value, [kind.item] * len(value))
+    if kind.name == "vector":
+        return _bytes_word(b"".join(_WORD.pack(double_bits(item)) for item in value))
     return int(value) & _MASK
 
 
@@ -123,6 +130,11 @@ def event_id(values: Sequence[Any], kinds: Sequence[DataType]) -> int | None:
     return signed(xxhash.xxh3_64_intdigest(encode_key(parts, kinds)))
 
 
+def of_item(value: int, number: int) -> int:
+    """Return the row hash or event id of an item of an exploded row, by that of the row."""
+    return signed(mix(value & _MASK ^ number))
+
+
 def check_id(source: str, column: str, kind: DataType) -> None:
     """Raise SpecError where a column's type is none for an event id."""
     if not kind.is_key:
@@ -135,7 +147,9 @@ def check_id(source: str, column: str, kind: DataType) -> None:
 
 def check_order(source: str, column: str, kind: DataType) -> None:
     """Raise SpecError where the order of a type does not fit into 64 bits."""
-    if kind.name in ("string", "binary", "list") or (kind.name == "decimal" and kind.precision > 18):
+    if kind.name in ("string", "binary", "list", "vector", "json") or (
+        kind.name == "decimal" and kind.precision > 18
+    ):
         raise SpecError(
             f"order_by: '{column}' is {kind}, whose order does not fit into 64 bits.",
             where=f"source '{source}'",

@@ -4,13 +4,14 @@ Each record is decoded into a typed struct by msgspec, on its own: nothing is jo
 swallow its neighbour, and no second parser with other rules stands behind. Fields that the schema does not
 have are skipped; a missing field is null. Types are JSON's: text is no number, a number is no text, true is
 no 1. Integers are exact at any size; 17850.0 is the integer 17850; binary is base64; decimals may be
-numbers or text. Times are ISO 8601 text; integers only where the stream's `options: {epoch: s|ms|us|ns}`
-says what they count.
+numbers or text. A column of type json takes any value as it is; text is the text of a document. Times are
+ISO 8601 text; integers only where the stream's `options: {epoch: s|ms|us|ns}` says what they count.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from operator import attrgetter
@@ -24,18 +25,23 @@ from featurestore.errors import SpecError
 from featurestore.instants import format_instant
 from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
 from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
-from featurestore.types import DataType, Field
+from featurestore.rows.vectors import why_not
+from featurestore.types import JSON, DataType, Field
 
 _KINDS = {
     str: "text",
     bool: "a bool",
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     list: "a list",
     dict: "an object",
 }
 _EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _EXACT = 2.0**53
+_decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
+_NO_DOCUMENT = "\ufffd"
+"""Text that is no document, in place of bytes that are no UTF-8; the door refuses it."""
 
 
 def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -134,31 +140,36 @@ class _Decoder:
         self.epoch = epoch
         names = [f"f{index}" for index in range(len(schema))]
         fields = [
-            (name, _json_type(field.type, epoch) | None, msgspec.field(name=field.name, default=None))
+            (name, _optional(field.type, epoch), msgspec.field(name=field.name, default=None))
             for name, field in zip(names, schema, strict=True)
         ]
         self.struct = msgspec.defstruct("Row", fields, gc=False)
         self.parse = msgspec.json.Decoder(self.struct).decode
+        self.has_documents = any(field.type == JSON for field in schema)
         self.getters = [attrgetter(name) for name in names]
 
     def explain(self, payload: bytes) -> tuple[Any, str, str]:
         """Return the row where its values fit after all, else None; then the reason's code and message."""
         try:
-            value = msgspec.json.decode(payload)
+            value = _decode_plain(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, "malformed", str(error)
         except RecursionError:
             return None, "malformed", "the record is nested too deeply"
         if not isinstance(value, dict):
             return None, "malformed", f"the record is {_KINDS.get(type(value), 'null')}, not an object"
+        raw = msgspec.json.decode(payload, type=dict[str, msgspec.Raw]) if self.has_documents else {}
         values = []
         for field in self.schema:
-            found = value.get(field.name)
+            found = raw.get(field.name) if field.type == JSON else value.get(field.name)
             fitted, code = _fit(found, field.type, self.epoch)
             if code:
                 shown = f"{found!r:.80}"
                 said = f"{field.name}: {shown} is {_KINDS.get(type(found), 'null')}, not {field.type}"
-                return None, code, said if code == "bad_type" else f"{field.name}: {shown} is no {field.type}"
+                if code != "bad_type":
+                    said = f"{field.name}: {shown} is no {field.type}"
+                    said += f": {why_not(found or (), field.type)}" if field.type.name == "vector" else ""
+                return None, code, said
             values.append(fitted)
         return self.struct(*values), "", ""
 
@@ -178,15 +189,25 @@ def _bounds(kind: DataType) -> tuple[int, int]:
     return (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+def _optional(kind: DataType, epoch: str | None) -> Any:
+    """Return the struct's type of a value that may be null, which raw JSON says by itself."""
+    plain = _json_type(kind, epoch)
+    return plain if plain is msgspec.Raw else plain | None
+
+
 def _json_type(kind: DataType, epoch: str | None) -> Any:
     if kind.is_integer:
         low, high = _bounds(kind)
         return Annotated[int, msgspec.Meta(ge=low, le=min(high, 2**63 - 1))]
+    if kind == JSON:
+        return msgspec.Raw
     if kind.name == "timestamp" and epoch is not None:
         return int | str
     if kind.name == "list":
         assert kind.item is not None
-        return list[_json_type(kind.item, epoch) | None]  # type: ignore[misc]
+        return list[_optional(kind.item, epoch)]  # type: ignore[misc]
+    if kind.name == "vector":
+        return Annotated[list[float], msgspec.Meta(min_length=kind.size, max_length=kind.size)]
     plain: dict[str, Any] = {"float32": float, "float64": float, "bool": bool, "binary": bytes}
     plain["decimal"] = Decimal
     return plain.get(kind.name, str)
@@ -194,15 +215,19 @@ def _json_type(kind: DataType, epoch: str | None) -> Any:
 
 def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
     """Return a plain JSON value as the struct's, or a reason code why it does not fit."""
-    if value is None:
-        return None, ""
+    if value is None or isinstance(value, msgspec.Raw):
+        return value, ""
     if kind.name == "list":
         assert kind.item is not None
         if not isinstance(value, list):
             return None, "bad_type"
         items = [_fit(item, kind.item, epoch) for item in value]
         return [item for item, _ in items], next((code for _, code in items if code), "")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+    if isinstance(value, Decimal) and kind.name != "decimal":
+        value = float(value)
+    if kind.is_float and number and math.isinf(value):
+        return None, "bad_value"
     if kind.is_integer and number:
         if isinstance(value, float):
             if not (value.is_integer() and abs(value) <= _EXACT):
@@ -210,6 +235,11 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             value = int(value)
         low, high = _bounds(kind)
         return value, "" if low <= value <= high else "bad_value"
+    if kind.name == "vector" and isinstance(value, list):
+        assert kind.item is not None
+        items = [_fit(item, kind.item, epoch) for item in value]
+        fits = len(items) == kind.size and not any(item is None or code for item, code in items)
+        return [item for item, _ in items], "" if fits else "bad_value"
     try:
         return msgspec.convert(value, _json_type(kind, epoch), strict=not (number and kind.is_number)), ""
     except msgspec.ValidationError:
@@ -221,9 +251,24 @@ def _series(name: str, values: list[Any], kind: DataType, epoch: str | None) -> 
     leaf = kind
     while leaf.item is not None:
         leaf = leaf.item
-    if leaf.name == "decimal" or (leaf.name == "timestamp" and epoch is not None):
+    if leaf == JSON:
+        values = [_document_text(value) for value in values]
+    elif leaf.name == "decimal" or (leaf.name == "timestamp" and epoch is not None):
         values = [_as_text(value, epoch) for value in values]
     return pl.Series(name, values, dtype=_carrier(kind))
+
+
+def _document_text(value: Any) -> Any:
+    """Return the text of a document that came as a value, or as text."""
+    if isinstance(value, list):
+        return [_document_text(item) for item in value]
+    if value is None:
+        return None
+    raw = bytes(value)
+    try:
+        return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _NO_DOCUMENT
 
 
 def _as_text(value: Any, epoch: str | None) -> Any:
@@ -244,6 +289,8 @@ def _carrier(kind: DataType) -> Any:
     if kind.name == "list":
         assert kind.item is not None
         return pl.List(_carrier(kind.item))
+    if kind.name == "vector":
+        return pl.List(pl.Float64)
     if kind.name == "float32":
         return pl.Float64
-    return pl.String if kind.name in ("date", "timestamp", "decimal") else kind.polars()
+    return pl.String if kind.name in ("date", "timestamp", "decimal", "json") else kind.polars()

@@ -49,7 +49,7 @@ def encode(frame: pl.DataFrame, keys: Sequence[KeyColumn], columns: Sequence[str
         absent = values.is_null()
         if values.dtype.is_float():
             absent |= values.is_nan().fill_null(False)
-        part = _cast(values, key.type)
+        part = cast_keys(values, key.type)
         missing |= absent
         uncastable |= part.is_null() & ~absent
         parts.append(part)
@@ -102,7 +102,7 @@ def _fixed(rows: npt.NDArray[np.uint8]) -> pa.LargeBinaryArray:
     )
 
 
-def _cast(values: pl.Series, kind: DataType) -> pl.Series:
+def cast_keys(values: pl.Series, kind: DataType) -> pl.Series:
     """Return the values as the key's type, null where `cast_key` refuses them."""
     wanted = kind.polars()
     if values.dtype == wanted:

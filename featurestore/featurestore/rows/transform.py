@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -22,16 +22,20 @@ from featurestore.plans import (
 from featurestore.rows.dead_letters import empty, letters, payloads
 from featurestore.rows.keys import encode
 from featurestore.steps.frames import REASON, run
-from featurestore.steps.plan import Filter
+from featurestore.steps.plan import Check, Filter
 
 
 @dataclass(frozen=True)
 class Transformed:
-    """Rows in the table's layout, dead letters, and counts: rows, rejected, null_key, filtered."""
+    """Rows in the table's layout, dead letters, and counts: rows, rejected, null_key, filtered.
+
+    `checks` has, by the name of each `validate` check, how many rows that found wrong.
+    """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     counts: dict[str, int]
+    checks: dict[str, int] = field(default_factory=dict)
 
 
 def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) -> Transformed:
@@ -42,8 +46,9 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     A row with a null or NaN key belongs to no entity: dropped and counted, unless `keep_keyless`. One whose
     key is none of the entity's type is rejected.
     """
-    kept, refused = _stepped(plan, rows)
-    filtered = rows.height - kept.height - refused.height
+    checks: dict[str, int] = {}
+    kept, refused = _stepped(plan, rows, checks)
+    filtered = rows.height - _sources(plan, kept) - refused.height
     dead = [_refused(plan, refused)] if refused.height else []
     keys = encode(kept, plan.keys, [key.column for key in plan.keys])
     if keys.uncastable.any():
@@ -68,15 +73,26 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
         out = out.filter(kept_rows)
     rejected = pl.concat(dead) if dead else empty()
     counts = {"rows": out.height, "rejected": rejected.height, "null_key": null_key, "filtered": filtered}
-    return Transformed(out, rejected, counts)
+    return Transformed(out, rejected, counts, checks)
 
 
-def _stepped(plan: SetPlan, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows that the steps keep and those that they reject. No filter holds a deletion back."""
+def _sources(plan: SetPlan, kept: pl.DataFrame) -> int:
+    """Return how many source rows the kept ones are of."""
+    return kept.select(PARTITION, SEQUENCE).n_unique() if plan.steps.explodes else kept.height
+
+
+def _stepped(plan: SetPlan, rows: pl.DataFrame, checks: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that the steps keep and those that they reject, and count what checks find.
+
+    No filter and no check holds a deletion back.
+    """
     if DELETED not in rows.columns or not rows[DELETED].any():
-        return run(plan.steps, rows)
-    unfiltered = replace(plan.steps, ops=tuple(op for op in plan.steps.ops if not isinstance(op, Filter)))
-    parts = [run(plan.steps, rows.filter(~rows[DELETED])), run(unfiltered, rows.filter(rows[DELETED]))]
+        return run(plan.steps, rows, checks)
+    held = tuple(op for op in plan.steps.ops if not isinstance(op, (Filter, Check)))
+    parts = [
+        run(plan.steps, rows.filter(~rows[DELETED]), checks),
+        run(replace(plan.steps, ops=held), rows.filter(rows[DELETED])),
+    ]
     kept, refused = (pl.concat(frames) for frames in zip(*parts, strict=True))
     return kept.sort(PARTITION, SEQUENCE), refused.sort(PARTITION, SEQUENCE)
 

@@ -75,6 +75,9 @@ Duration = Annotated[
     ),
     AfterValidator(_duration),
 ]
+KeyReference = Annotated[
+    str, Field(pattern=r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*(\.([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*)?$")
+]
 TypeName = Annotated[
     str,
     Field(
@@ -90,10 +93,12 @@ TypeName = Annotated[
                         "binary",
                         "date",
                         "timestamp",
+                        "json",
                     ]
                 },
                 {"pattern": r"^decimal\(\d+, ?\d+\)$"},
                 {"pattern": r"^list<.+>$"},
+                {"pattern": r"^vector<float(32|64), ?[0-9]+>$"},
             ]
         }
     ),
@@ -258,6 +263,53 @@ class Aggregation(Model):
         return self
 
 
+class Bounds(Model):
+    """A least and a greatest number, both allowed; one may be left out."""
+
+    min: float | None = None
+    """The least."""
+    max: float | None = None
+    """The greatest."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("say min:, max: or both.")
+        if self.min is not None and self.max is not None and not self.min <= self.max:
+            raise ValueError(f"min: {self.min:g} is above max: {self.max:g}.")
+        return self
+
+
+class Expectation(Model):
+    """What a whole batch input must be like, as it is after the steps: exactly one of the four."""
+
+    rows: Bounds | None = None
+    """How many rows."""
+    column: Column | None = None
+    """The column of `null_share:` or `mean:`."""
+    null_share: Bounds | None = None
+    """The share of nulls in the column, 0 to 1; 0 of no rows."""
+    mean: Bounds | None = None
+    """The mean of the column's values that are not null; of none, it is as expected; NaN is not."""
+    unique: Annotated[tuple[Column, ...], Field(min_length=1)] | None = None
+    """Columns whose values together no two rows share; rows with a null in one of them are left out."""
+    severity: Literal["warn", "fail"] = "fail"
+    """Whether an input that is otherwise is only reported, or not ingested."""
+    name: FeatureName | None = None
+    """What it is called in reports."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Expectation:
+        said = [kind for kind in ("rows", "null_share", "mean", "unique") if getattr(self, kind) is not None]
+        if len(said) != 1:
+            found = f", not {' and '.join(said)}" if said else ""
+            raise ValueError(f"say one of rows:, null_share:, mean:, unique:{found}.")
+        if (self.column is not None) != (said[0] in ("null_share", "mean")):
+            needs = f"{said[0]}: needs column:." if self.column is None else f"{said[0]}: takes no column:."
+            raise ValueError(needs)
+        return self
+
+
 _EntityKey = Annotated[
     Annotated[
         Annotated[Name, Tag(TEXT)] | Annotated[dict[Name, Column], Tag(OBJECT)], Discriminator(_is_text)
@@ -265,7 +317,8 @@ _EntityKey = Annotated[
     BeforeValidator(_name_of),
 ]
 _SourceOrName = Annotated[
-    Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)
+    Annotated[Annotated[Name, Tag(TEXT)] | Annotated[Source, Tag(OBJECT)], Discriminator(_is_text)],
+    BeforeValidator(lambda value: value.name if isinstance(value, FeatureSet) else value),
 ]
 
 
@@ -283,6 +336,8 @@ class FeatureSet(Declared):
     """Functions of one row, in order."""
     aggregations: tuple[Aggregation, ...] = ()
     """Windowed functions of an entity's rows."""
+    expectations: tuple[Expectation, ...] = ()
+    """What a whole batch input must be like to be ingested."""
     online: StrictBool = True
     """Whether the set is kept in the online store; a label's need not be."""
     ttl: Duration | None = None
@@ -308,8 +363,9 @@ class FeatureSelection(Model):
     """The feature set."""
     features: Annotated[tuple[str, ...], Field(min_length=1)]
     """Its features: names, `name as alias`, or `*` for all."""
-    keys: dict[Name, Column] = {}
-    """Entity name to the request's column, such as `{account: payee}`."""
+    keys: dict[Name, KeyReference] = {}
+    """Entity name to the request's column, such as `{account: payee}`, or to a feature whose value is the
+    key, such as `{merchant: transactions.last_merchant}`: it is found first, in a round trip of its own."""
     as_: Annotated[str | None, Field(alias="as")] = None
     """The names' pattern, such as `payee_*`."""
 
@@ -317,6 +373,36 @@ class FeatureSelection(Model):
 _Selector = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[FeatureSelection, Tag(OBJECT)], Discriminator(_is_text)
 ]
+
+
+class Label(Model):
+    """The feature to predict, at the row's instant or some time after it."""
+
+    feature: str
+    """`set.feature`, or `set.feature as name`."""
+    offset: Duration = "0s"
+    """How long after the row's instant the label is read, such as `7d`; `0s` matches it by `event_id` where
+    base and label share a source."""
+    pending: Literal["hide", "keep", "drop"] = "hide"
+    """With an offset, what becomes of rows whose label's instant lies after the newest row of its set: `hide`
+    gives null, `keep` what is known so far, `drop` leaves the row out."""
+
+
+_LabelOrText = Annotated[Annotated[str, Tag(TEXT)] | Annotated[Label, Tag(OBJECT)], Discriminator(_is_text)]
+
+
+class Training(Model):
+    """Which rows training sets keep; by default all that are given, in their order."""
+
+    where: str | None = None
+    """A condition over outputs, inputs, the label or any `set.feature`; rows where it is not true are left
+    out."""
+    start: str | None = None
+    """The first instant of rows that are kept, such as `2026-01-01T00:00:00Z`."""
+    end: str | None = None
+    """The instant from which rows are left out."""
+    join: Literal["left", "inner"] = "left"
+    """`inner` leaves out rows for which a look-up finds no row of its entity, or only one past its `ttl`."""
 
 
 class FeatureVector(Declared):
@@ -329,14 +415,21 @@ class FeatureVector(Declared):
     """`set.feature`, `set.*`, `set.feature as alias`, `set.* as prefix_*`, or a selection."""
     base: Name | None = None
     """The set one row of which is scored; online, the request carries that row."""
-    label: str | None = None
-    """The feature to predict, `set.feature`; in training sets only."""
+    label: _LabelOrText | None = None
+    """The feature to predict, `set.feature`, or one with an `offset:`; in training sets only."""
     inputs: dict[Column, TypeName] = {}
     """Fields of the request (in training, the caller's columns) that derive may use."""
     derive: dict[FeatureName, str] = {}
     """Values computed from features and inputs: a name and an expression."""
     impute: dict[str, Any] = {}
     """Output (or `*`) to a constant or `$mean`, `$median`, `$mode`, `$min`, `$max`, for what is null."""
+    training: Training | None = None
+    """Which rows training sets keep; by default all that are given."""
+
+    @property
+    def labelled(self) -> Label | None:
+        """The label with its options, however it was written."""
+        return Label(feature=self.label) if isinstance(self.label, str) else self.label
 
 
 Declaration = Entity | Source | FeatureSet | FeatureVector

@@ -26,6 +26,9 @@ _PATTERNS = {
     r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*$": (
         "Use letters, digits and underscores; no digit and no two underscores first."
     ),
+    r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*(\.([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*)?$": (
+        "Write a column, or set.feature."
+    ),
     r"^[A-Za-z0-9._-]+$": "Use letters, digits, dots, underscores and dashes.",
 }
 _EXPECTED = {

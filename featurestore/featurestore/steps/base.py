@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, RootModel
@@ -54,12 +54,16 @@ class Step:
 class Example:
     """A step's parameters in YAML, a row before it, and the visible columns after it.
 
-    Values are natural ones: datetimes stand for timestamps. `gives` is None where the row is filtered.
+    Values are natural ones: datetimes stand for timestamps. `gives` is None where no row is left, and
+    several rows where a step makes them. `files` are what the step reads, by name, as text; `fits` what is
+    fitted for the step: column to statistic to value.
     """
 
     parameters: Any
     row: Mapping[str, Any]
-    gives: Mapping[str, Any] | None
+    gives: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None
+    files: Mapping[str, str] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Parameters(BaseModel, Step):
@@ -102,7 +106,7 @@ def read(value: object) -> Step:
 
 def write(step: Any, info: core_schema.SerializationInfo) -> dict[str, Any]:
     """Return the step as YAML has it, without parameters that were left out."""
-    return {step.key: step.model_dump(mode=info.mode, exclude_unset=True)}
+    return {step.key: step.model_dump(mode=info.mode, exclude_unset=True, by_alias=True)}
 
 
 def one_key(kind: type[BaseModel], handler: GetJsonSchemaHandler) -> dict[str, Any]:

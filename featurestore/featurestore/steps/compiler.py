@@ -11,20 +11,39 @@ from featurestore.expressions import Column, Expression, Literal, parse
 from featurestore.expressions.build import constant, to_type
 from featurestore.expressions.to_closure import reason
 from featurestore.steps.base import NAME, Step
-from featurestore.steps.plan import Assign, Filter, Operation, Python, Rename, StepPlan
-from featurestore.types import BOOL, DataType, Field
+from featurestore.steps.plan import (
+    Assign,
+    Check,
+    Explode,
+    Filter,
+    FitNeed,
+    Join,
+    Operation,
+    Python,
+    Rename,
+    StepPlan,
+)
+from featurestore.types import BOOL, INT64, DataType, Field
+
+Fitted = Mapping[str, Mapping[str, Any]]
+"""What is fitted for one step: column to statistic to value."""
 
 
 def compile_steps(
-    steps: Sequence[Step], schema: tuple[Field, ...], *, where: Callable[[int], str] | None = None
+    steps: Sequence[Step],
+    schema: tuple[Field, ...],
+    *,
+    where: Callable[[int], str] | None = None,
+    fits: Sequence[Fitted] = (),
 ) -> StepPlan:
     """Return the plan of `steps` over rows of `schema`.
 
-    `where(i)` is the place of step i, as file:line. Raises SpecError for the first step that is wrong.
+    `where(i)` is the place of step i, as file:line; `fits[i]` what is fitted for it: what is not is in the
+    plan's `needs`. Raises SpecError for the first step that is wrong.
     """
     scope = Scope(schema)
     for index, step in enumerate(steps):
-        scope.step = step.key
+        scope.enter(index, step.key, fits[index] if index < len(fits) else {})
         try:
             step.compile(scope)
         except SpecError as error:
@@ -41,6 +60,15 @@ class Scope:
         self._types: dict[str, DataType] = {field.name: field.type for field in schema}
         self._visible: list[str] = list(self._types)
         self._ops: list[Operation] = []
+        self._index = 0
+        self._fits: Fitted = {}
+        self._needs: list[FitNeed] = []
+
+    def enter(self, index: int, step: str, fits: Fitted) -> None:
+        """Go on to another step, for which `fits` are fitted."""
+        self.step = step
+        self._index = index
+        self._fits = fits
 
     @property
     def types(self) -> Mapping[str, DataType]:
@@ -77,20 +105,47 @@ class Scope:
         assert isinstance(literal, Literal)
         return literal
 
-    def assign(self, name: str, expression: Expression) -> None:
-        """Give a column a value. A new one comes last and in sight; an old one stays where it was."""
+    def assign(self, name: str, expression: Expression, why: str | None = None) -> None:
+        """Give a column a value. A new one comes last and in sight; an old one stays where it was.
+
+        `why` is the reason, as "code: text", where the expression rejects rows for another than overflow.
+        """
+        self._place(name, expression.type)
+        self._ops.append(Assign(name, expression, f"{why or reason(expression)} ({self.step} '{name}')"))
+
+    def put(self, column: str, into: str | None, expression: Expression, why: str | None = None) -> None:
+        """Give `column` a value in place or, where there is `into`, give it to that one, in sight."""
+        self.assign(into or column, expression, why)
+        if into:
+            self.reveal(into)
+
+    def _place(self, name: str, kind: DataType) -> None:
+        """Note a column's type; a new one is in sight, last."""
         if name not in self._types:
             if not re.match(NAME, name):
                 raise SpecError(
                     f"'{name}' is no column name.", hint="Use letters, digits, underscores; a letter first."
                 )
             self._visible.append(name)
-        self._types[name] = expression.type
-        self._ops.append(Assign(name, expression, f"{reason(expression)} ({self.step} '{name}')"))
+        self._types[name] = kind
 
     def filter(self, condition: Expression) -> None:
         """Keep only rows where the condition is true."""
         self._ops.append(Filter(condition, f"{reason(condition)} ({self.step})"))
+
+    def check(self, name: str, holds: Expression, severity: str, message: str) -> None:
+        """Test each row; `message` says what is wrong where the expression is false."""
+        if any(isinstance(op, Check) and op.name == name for op in self._ops):
+            raise SpecError(f"There is a check '{name}' already.", hint="Tell them apart with name:.")
+        self._ops.append(Check(name, holds, severity, f"{self.step}: {name}: {message}"))
+
+    def fitted(self, column: Column, *statistics: str) -> Mapping[str, Any] | None:
+        """Return statistics of a column as it is before this step; None where they are not fitted yet."""
+        found = self._fits.get(column.name)
+        if found is not None and all(statistic in found for statistic in statistics):
+            return found
+        self._needs.append(FitNeed(self._index, Field(column.name, column.type), statistics))
+        return None
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns new names, all at once."""
@@ -126,13 +181,30 @@ class Scope:
             self.reveal(field.name)
         self._ops.append(op)
 
+    def explode(self, op: Explode) -> None:
+        """Make one row of each item of a list."""
+        item = self._types[op.column].item
+        assert item is not None
+        self._place(op.into, item)
+        self.reveal(op.into)
+        if op.index is not None:
+            self._place(op.index, INT64)
+            self.reveal(op.index)
+        self._ops.append(op)
+
+    def join(self, op: Join) -> None:
+        """Add columns of a static table."""
+        for field in op.outputs:
+            self._place(field.name, field.type)
+        self._ops.append(op)
+
     def plan(self) -> StepPlan:
         """Return what the steps so far compile to."""
         columns = tuple(Field(name, kind) for name, kind in self._types.items())
-        lines = [_line(op) for op in self._ops]
+        lines = [_line(op) for op in self._ops if not isinstance(op, Check) or op.severity != "warn"]
         lines.append("visible " + ", ".join(f"{field.name} {field.type}" for field in self.visible))
         lines.append("columns " + ", ".join(f"{field.name} {field.type}" for field in columns))
-        return StepPlan(tuple(self._ops), self.visible, columns, "\n".join(lines))
+        return StepPlan(tuple(self._ops), self.visible, columns, "\n".join(lines), tuple(self._needs))
 
 
 def _line(op: Operation) -> str:
@@ -141,7 +213,14 @@ def _line(op: Operation) -> str:
         return f"assign {op.name} {op.expression.type} = {op.expression.sql}"
     if isinstance(op, Filter):
         return f"filter {op.expression.sql}"
+    if isinstance(op, Check):
+        return f"check {op.expression.sql}"
     if isinstance(op, Rename):
         return "rename " + ", ".join(f"{old} to {new}" for old, new in op.names)
+    if isinstance(op, Explode):
+        return f"explode {op.column} to {op.into}" + (f" with {op.index}" if op.index else "")
+    if isinstance(op, Join):
+        found = ", ".join(f"{f.name} {f.type}" for f in op.outputs)
+        return f"join {', '.join(f.name for f in op.on)} to {found} sha256 {op.table.digest}"
     inputs, outputs = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (op.inputs, op.outputs))
     return f"python {op.function} ({inputs}) to ({outputs}) sha256 {op.digest}"

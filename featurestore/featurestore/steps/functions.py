@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.expressions import RowRejected
+from featurestore.rows.vectors import why_not
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.steps.plan import Python
+    from featurestore.types import DataType
 
 
 @functools.cache
@@ -100,14 +102,16 @@ def _call(op: Python, frame: pl.DataFrame) -> pl.DataFrame:
         raise RowRejected(f"python: {op.function} returned no column {', '.join(missing)}")
     if result.height != frame.height:
         raise RowRejected(f"python: {op.function} returned {result.height} rows for {frame.height}")
-    return pl.DataFrame([_typed(op, result[field.name], field.type.polars()) for field in op.outputs])
+    return pl.DataFrame([_typed(op, result[field.name], field.type) for field in op.outputs])
 
 
-def _typed(op: Python, series: pl.Series, kind: pl.DataType) -> pl.Series:
+def _typed(op: Python, series: pl.Series, declared: DataType) -> pl.Series:
     """Return the column as declared where nothing is lost by it. Raises RowRejected otherwise."""
     import polars as pl
 
-    found = series.dtype
+    found, kind = series.dtype, declared.polars()
+    if declared.name == "vector" and isinstance(found, (pl.List, pl.Array)) and found.inner.is_numeric():
+        return _vectors(op, series, declared)
     if found == kind:
         return series
     alike = (
@@ -123,3 +127,18 @@ def _typed(op: Python, series: pl.Series, kind: pl.DataType) -> pl.Series:
     except pl.exceptions.InvalidOperationError:
         pass
     raise RowRejected(f"python: {op.function} returned {found} in '{series.name}', declared {kind}")
+
+
+def _vectors(op: Python, series: pl.Series, kind: DataType) -> pl.Series:
+    """Return a column of lists, or of numpy rows, as vectors. Raises RowRejected where one is none."""
+    import polars as pl
+
+    lists = series if isinstance(series.dtype, pl.List) else series.arr.to_list()
+    holes = lists.list.eval(pl.element().is_null()).list.any()
+    misfit = ((lists.list.len() != kind.size) | holes).fill_null(False)
+    if misfit.any():
+        value = lists.filter(misfit)[0]
+        raise RowRejected(
+            f"python: {op.function} returned no {kind} in '{series.name}': {why_not(value, kind)}"
+        )
+    return lists.cast(kind.polars())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from featurestore.expressions import Expression
 from featurestore.types import Field
@@ -42,7 +44,59 @@ class Python:
     digest: str
 
 
-Operation = Assign | Filter | Rename | Python
+@dataclass(frozen=True)
+class Check:
+    """A test of each row. One for which the expression is false, or overflows, is counted; null passes.
+
+    `severity` says what else becomes of it: `warn` nothing, `reject` and `fail` reject it for `reason`;
+    a batch input with one that fails is not ingested at all (DESIGN 3.14: streams go on).
+    """
+
+    name: str
+    expression: Expression
+    severity: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explode:
+    """One row for each item of the list in `column`, which becomes `into`; `index` is the item's number.
+
+    A row whose list is null or empty goes.
+    """
+
+    column: str
+    into: str
+    index: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a static table: the values, as row values, by the values that find them."""
+
+    digest: str
+    rows: Mapping[tuple[Any, ...], tuple[Any, ...]] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Join:
+    """`outputs` become the values of the table's row that `on` finds; null where it finds none."""
+
+    on: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    table: Table
+
+
+Operation = Assign | Filter | Rename | Python | Check | Explode | Join
+
+
+@dataclass(frozen=True)
+class FitNeed:
+    """Statistics that a step takes from a column, as it is before the step; `step` is the step's number."""
+
+    step: int
+    column: Field
+    statistics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,10 +104,22 @@ class StepPlan:
     """Operations in order, and the columns after them.
 
     `visible` are the features, in order; `columns` all working columns, with what `select`, `drop` and
-    `one_hot` took out of sight; `text` is canonical, for fingerprints.
+    `one_hot` took out of sight; `text` is canonical, for fingerprints. A plan with `needs` awaits their
+    fit: it has the types of the rows to come, and null for what is to be fitted.
     """
 
     ops: tuple[Operation, ...]
     visible: tuple[Field, ...]
     columns: tuple[Field, ...]
     text: str
+    needs: tuple[FitNeed, ...] = ()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The tests of rows, in order."""
+        return tuple(op for op in self.ops if isinstance(op, Check))
+
+    @property
+    def explodes(self) -> bool:
+        """Whether one row may become many."""
+        return any(isinstance(op, Explode) for op in self.ops)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic.json_schema import SkipJsonSchema
 
 from featurestore.steps.base import Example
 from featurestore.steps.library import STEPS
+
+_HIDDEN: Any = SkipJsonSchema
+"""Marks parameters that nobody writes."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,9 @@ def reference() -> list[StepReference]:
             key,
             inspect.cleandoc(step.__doc__ or ""),
             tuple(
-                Parameter(name, field.is_required(), field.description or "")
+                Parameter(field.alias or name, field.is_required(), field.description or "")
                 for name, field in step.model_fields.items()
-                if name != "root"
+                if name != "root" and not any(isinstance(item, _HIDDEN) for item in field.metadata)
             ),
             step.examples,
         )

@@ -124,10 +124,14 @@ class Check:
         if self._plan.base is None:
             at = pl.from_epoch(pl.col(AT), "us").dt.replace_time_zone("UTC")
             rows = questions.select(pl.exclude(AT), at.alias(AT))
-        options = self._engine.options(event_time=AT, as_known=False, start=None, end=None, cut=cut)
+        options = self._engine.options(AT, cut=cut)
         made = self._engine.training_set(self._plan, self._store.environment.rows_table, rows, options)
         frame: pl.DataFrame = made.to_polars().select(f.name for f in self._plan.outputs)
-        return frame
+        if self._plan.base is None:
+            return frame
+        scored = base_rows(self._plan.base, questions)[plans.SEQUENCE].to_list()
+        there = pl.int_range(pl.len()).is_in(scored)  # a refused row keeps the caller's own columns
+        return frame.select(pl.when(there).then(pl.col(name)).alias(name) for name in frame.columns)
 
     # What serves
 

@@ -10,7 +10,6 @@ from featurestore import instants, plans
 from featurestore.environment import Environment
 from featurestore.instants import format_instant
 from featurestore.plans import AggregateColumn, Lookup, SetPlan, VectorPlan
-from featurestore.types import DataType
 from featurestore.verify.outcome import Difference, Verification
 from featurestore.verify.questions import AT
 
@@ -43,7 +42,7 @@ class Comparison:
     def cells(self, rows: pl.DataFrame, online: Sequence[Sequence[Any]], offline: pl.DataFrame) -> None:
         """Compare every output of every row."""
         for place, output in enumerate(self._plan.outputs):
-            expected = _row_values(offline[output.name], output.type)
+            expected = _row_values(offline[output.name])
             for number, value in enumerate(expected):
                 got = online[number][place]
                 self._result.compared += 1
@@ -144,15 +143,11 @@ def key_frame(plan: VectorPlan, questions: pl.DataFrame, keys: Sequence[str]) ->
     return rows.with_columns(rows[column].alias(name) for name, column in renamed.items()).select(keys)
 
 
-def _row_values(series: pl.Series, kind: DataType) -> list[Any]:
+def _row_values(series: pl.Series) -> list[Any]:
     """Return a column as row values: instants in microseconds, dates in days."""
-    import polars as pl
+    from featurestore.expressions.vectors import physical
 
-    if kind.name in ("timestamp", "date"):
-        series = series.to_physical()
-    elif kind.name == "list" and kind.item is not None and kind.item.name in ("timestamp", "date"):
-        series = series.list.eval(pl.element().to_physical())
-    return series.to_list()
+    return physical(series).to_list()
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -6,8 +6,12 @@ from featurestore.expressions.functions import (
     arithmetic,
     casts,
     comparison,
+    documents,
+    geography,
+    hashes,
     logic,
     mathematics,
+    patterns,
     strings,
     time,
 )
@@ -18,7 +22,19 @@ __all__ = ["FUNCTIONS", "MACROS", "Example", "Function", "Macro", "may_overflow"
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
-    for module in (arithmetic, mathematics, comparison, logic, strings, time, casts)
+    for module in (
+        arithmetic,
+        mathematics,
+        geography,
+        comparison,
+        logic,
+        strings,
+        patterns,
+        documents,
+        hashes,
+        time,
+        casts,
+    )
     for function in module.FUNCTIONS
 }
 

@@ -66,6 +66,7 @@ class Function:
     rejects: Callable[[Lowering, Call], pl.Expr | None] | None = None  # where not all arguments are evaluated
     text: str | Callable[[Call], str] | None = None  # how `sql` shows it; default name(arguments)
     is_internal: bool = False  # whether only the library writes it
+    nulls: str = ""  # of a function that treats nulls itself: what it makes of them, for the reference
 
     def show(self, call: Call) -> str:
         """Return the call as SQL."""
@@ -85,6 +86,7 @@ class Macro:
     examples: tuple[Example, ...]
     arity: tuple[int, int | None]
     expand: Callable[..., Expression]
+    nulls: str
 
 
 Writing = Callable[["Writer", Call], str]

@@ -16,7 +16,7 @@ from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression
 from featurestore.expressions.rules import RuleError, Signature, integer_bounds
 from featurestore.instants import DAY
-from featurestore.types import DataType
+from featurestore.types import JSON, STRING, DataType
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,6 +73,9 @@ _PYTHON: dict[Kinds, Callable[[str, Call], str]] = {
     ("date", "string"): lambda x, _: f"date_to_text({x})",
     ("timestamp", "date"): lambda x, _: f"{x} // {DAY}",
     ("timestamp", "string"): lambda x, _: f"timestamp_to_text({x})",
+    ("string", "json"): lambda x, _: f"text_to_json({x})",
+    ("json", "string"): lambda x, _: f"json_content({x})",
+    ("json", "list"): lambda x, _: f"json_items({x})",
 }
 
 
@@ -89,11 +92,22 @@ def overflows(call: Call) -> bool:
     return True
 
 
-def _python(_: Writer, call: Call, x: str) -> str:
+def _python(writer: Writer, call: Call, x: str) -> str:
     source, target = call.arguments[0].type, call.type
     if source == target:
         return x
+    if source == JSON and target.name == "list" and target.item is not None and target.item != JSON:
+        return f"json_items({x}, {writer.constant(_item(target.item))})"
     return _PYTHON[kind_of(source), kind_of(target)](x, call)
+
+
+def _item(kind: DataType) -> Callable[[str], object]:
+    """Return the function from a JSON item to a value of a type."""
+    from featurestore.expressions.build import cast
+    from featurestore.expressions.nodes import Column
+    from featurestore.expressions.to_closure import compile_value
+
+    return compile_value(cast(Column(JSON, "x"), kind), ("x",))
 
 
 def _scalar(call: Call, x: pl.Expr) -> pl.Expr:
@@ -191,7 +205,11 @@ def _polars(call: Call, x: pl.Expr) -> pl.Expr:
 
 
 def castable(source: DataType, target: DataType) -> bool:
-    """Return whether values of one type can be cast to another."""
+    """Return whether values of one type can be cast to another. JSON is cast by way of its text."""
+    if source == JSON and target != JSON:
+        if target.name == "list" and target.item is not None:
+            return castable(JSON, target.item)
+        return castable(STRING, target)
     return source == target or (kind_of(source), kind_of(target)) in _PYTHON
 
 
@@ -211,12 +229,14 @@ FUNCTIONS = (
     Function(
         "cast",
         "cast(x as type)",
-        "x as another type; null where text spells none, half to even to integers, overflow rejects the row.",
+        "x as another type; null where text spells none, half to even to integers, overflow rejects the row."
+        " JSON becomes what its text spells, an array a list; what is malformed or no array is null.",
         (
             Example("cast(x as int64)", {"x": 2.5}, 2),
             Example("cast(x as int64)", {"x": "12a"}, None),
             Example("cast(x as date)", {"x": "2026-11-21"}, date(2026, 11, 21)),
             Example("cast(x as string)", {"x": 1}, "1"),
+            Example("cast(cast(x as json) as list<int64>)", {"x": '[1, "2", "b"]'}, [1, 2, None]),
         ),
         _cast_rule,
         (1, 1),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.expressions.to_closure import Writer
+    from featurestore.expressions.to_polars import Lowering
 
 
 def _plain(argument: Expression) -> bool:
@@ -143,6 +144,26 @@ def _in_polars(call: Call, x: pl.Expr, *_: pl.Expr) -> pl.Expr:
 
     listed = column(literals(call.arguments[1:]), call.arguments[0].type)
     return x.is_in(pl.lit(listed).implode())
+
+
+def _known_rule(arguments: tuple[Expression, ...]) -> Signature:
+    kinds, _ = _in_rule(arguments)
+    return kinds, kinds[0]
+
+
+def _known_python(writer: Writer, call: Call, x: str, *_: str) -> str:
+    return f"({x} if {x} in {writer.constant(frozenset(literals(call.arguments[1:])))} else overflow())"
+
+
+def _known_polars(call: Call, x: pl.Expr, *listed: pl.Expr) -> pl.Expr:
+    import polars as pl
+
+    return pl.when(_in_polars(call, x, *listed)).then(x)
+
+
+def _known_rejects(lowering: Lowering, call: Call) -> pl.Expr:
+    x = lowering.lower(call.arguments[0])
+    return x.is_not_null() & lowering.lower(call).is_null()
 
 
 def _in_text(call: Call) -> str:
@@ -274,6 +295,19 @@ FUNCTIONS = (
         text=_in_text,
     ),
     Function(
+        "known",
+        "",
+        "What `unknown: reject` compiles to: x, one of the values or null; any other rejects the row.",
+        (),
+        _known_rule,
+        (2, None),
+        _known_python,
+        _known_polars,
+        overflows=lambda _: True,
+        rejects=_known_rejects,
+        is_internal=True,
+    ),
+    Function(
         "nullif",
         "nullif(a, b)",
         "Null where a equals b, else a.",
@@ -284,6 +318,7 @@ FUNCTIONS = (
         _nullif_polars,
         strict=False,
         nullable=lambda _: True,
+        nulls="a where b is null",
     ),
     Function(
         "least",
@@ -326,5 +361,6 @@ MACROS = (
         (Example("x between 1 and 3", {"x": 3}, True),),
         (3, 3),
         _between,
+        "null, but false where the other bound decides",
     ),
 )

@@ -194,6 +194,7 @@ FUNCTIONS = (
         lambda _, a, b: a & b,
         strict=False,
         rejects=_guarded(False),
+        nulls="null, but false beside false",
         text="({0} and {1})",
     ),
     Function(
@@ -207,6 +208,7 @@ FUNCTIONS = (
         lambda _, a, b: a | b,
         strict=False,
         rejects=_guarded(True),
+        nulls="null, but true beside true",
         text="({0} or {1})",
     ),
     Function(
@@ -232,6 +234,7 @@ FUNCTIONS = (
         strict=False,
         nullable=never,
         text="({0} is null)",
+        nulls="true of null, and never null itself",
     ),
     Function(
         "case",
@@ -249,6 +252,7 @@ FUNCTIONS = (
         nullable=_case_nullable,
         rejects=_case_rejects,
         text=_case_text,
+        nulls="a null condition does not hold; null where the value taken is",
     ),
     Function(
         "coalesce",
@@ -262,6 +266,7 @@ FUNCTIONS = (
         strict=False,
         nullable=_coalesce_nullable,
         rejects=_coalesce_rejects,
+        nulls="null where all are",
     ),
     Function(
         "lookup",
@@ -274,6 +279,7 @@ FUNCTIONS = (
         _lookup_polars,
         strict=False,
         nullable=lambda _: True,
+        nulls="a null x takes the default",
     ),
 )
 
@@ -285,5 +291,6 @@ MACROS = (
         (Example("if(a > 0, 'up', 'down')", {"a": None}, "down"),),
         (3, 3),
         _choose,
+        "a null condition takes b",
     ),
 )

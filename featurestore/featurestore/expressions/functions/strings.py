@@ -10,13 +10,14 @@ from featurestore.expressions import runtime
 from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression, Literal
 from featurestore.expressions.rules import RuleError, Signature, need, need_literal, texts
-from featurestore.types import BOOL, INT64, STRING
+from featurestore.types import BOOL, INT64, STRING, DataType
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.expressions.to_closure import Writer
 
+_TOKENS = DataType("list", item=STRING)
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
@@ -114,16 +115,52 @@ def _concat_polars(_: Call, *arguments: pl.Expr) -> pl.Expr:
     return pl.concat_str(*arguments, ignore_nulls=False)
 
 
+def _length_rule(arguments: tuple[Expression, ...]) -> Signature:
+    kind = arguments[0].type
+    need(arguments[0], "a string", kind == STRING or kind.name == "list")
+    return [kind if kind.name == "list" else STRING], INT64
+
+
+def _length(call: Call, x: pl.Expr) -> pl.Expr:
+    counted = x.list.len() if call.arguments[0].type.name == "list" else x.str.len_chars()
+    return counted.cast(INT64.polars())
+
+
+def _by_value(function: Callable[[Any], Callable[..., Any]], kind: DataType) -> Callable[..., pl.Expr]:
+    """Return the lowering that calls, on each text, the function that the call's constants give."""
+
+    def lower(call: Call, x: pl.Expr, *_: pl.Expr) -> pl.Expr:
+        from featurestore.expressions.vectors import values
+
+        return values(function(call), kind, x)
+
+    return lower
+
+
+def _tokens_rule(arguments: tuple[Expression, ...]) -> Signature:
+    kinds, kind = texts(_TOKENS)(arguments)
+    if len(arguments) == 2 and not need_literal(arguments[1], "the separator").value:
+        raise RuleError("the separator is empty")
+    return kinds, kind
+
+
+def _tokens(call: Call) -> Callable[[str], list[str]]:
+    if len(call.arguments) == 1:
+        return runtime.tokens
+    separator = need_literal(call.arguments[1], "the separator").value
+    return lambda text: runtime.split(text, separator)
+
+
 FUNCTIONS = (
     Function(
         "length",
         "length(text)",
-        "The number of code points.",
-        (Example("length(x)", {"x": "naïve"}, 5),),
-        texts(INT64),
+        "The number of code points; of a list, of its items.",
+        (Example("length(x)", {"x": "naïve"}, 5), Example("length(tokens(x))", {"x": "to be, or"}, 3)),
+        _length_rule,
         (1, 1),
         "len({0})",
-        lambda _, x: x.str.len_chars().cast(INT64.polars()),
+        _length,
     ),
     Function(
         "lower",
@@ -231,5 +268,19 @@ FUNCTIONS = (
         _like_python,
         lambda call, x, _: x.str.contains(rf"\A{_like_text(call)}\z"),
         text="({0} like {1})",
+    ),
+    Function(
+        "tokens",
+        "tokens(text[, separator])",
+        "A list of the words of a text, its longest runs of letters, digits and underscores; with a"
+        " separator, of the parts between them. Of an empty text an empty list.",
+        (
+            Example("tokens(x)", {"x": "To be, or not"}, ["To", "be", "or", "not"]),
+            Example("tokens(x, ';')", {"x": "a b;;c"}, ["a b", "", "c"]),
+        ),
+        _tokens_rule,
+        (1, 2),
+        lambda writer, call, x, *_: f"{writer.constant(_tokens(call))}({x})",
+        _by_value(_tokens, _TOKENS),
     ),
 )

@@ -10,7 +10,7 @@ from featurestore.errors import did_you_mean
 from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression, Literal
 from featurestore.expressions.rules import RuleError, Signature, need, need_literal
-from featurestore.expressions.runtime import EPOCH_DAY
+from featurestore.expressions.runtime import EPOCH_DAY, FIRST_DATE, LAST_DATE
 from featurestore.expressions.zones import zone
 from featurestore.instants import ALWAYS, DAY, HOUR, LAST, MINUTE, SECOND
 from featurestore.types import BOOL, FLOAT64, INT64, STRING, TIMESTAMP
@@ -102,7 +102,7 @@ def _polars(name: str) -> Callable[..., pl.Expr]:
 
         local = x.cast(pl.Int64)
         if call.arguments[0].type.name == "date":
-            local = local * DAY
+            local = pl.when(local.is_between(FIRST_DATE, LAST_DATE)).then(local) * DAY
         elif name_of_zone := _zone(call):
             local = local.map_batches(_local(name_of_zone), return_dtype=pl.Int64, is_elementwise=True)
         local = pl.when(local.is_between(ALWAYS, LAST)).then(local)
@@ -151,7 +151,8 @@ def _between(_: Call, a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
     from featurestore.expressions.vectors import quotient
 
-    return quotient((b.cast(pl.Int64) - a.cast(pl.Int64)).cast(pl.Float64), pl.lit(1e6))
+    wide = b.cast(pl.Int64).cast(pl.Int128) - a.cast(pl.Int64).cast(pl.Int128)
+    return quotient(wide.cast(pl.Float64), pl.lit(1e6))
 
 
 FUNCTIONS = (
