@@ -224,6 +224,13 @@ class _Preparing:
             for column, key in zip(lookup.keys, lookup.set.keys, strict=True)
             if column in plan.request_keys
         }
+        needed = list(keys)
+        if plan.label is not None:  # which may have a key of its own, that no request gives
+            keys |= {
+                column: key.type
+                for column, key in zip(plan.label.keys, plan.label.set.keys, strict=True)
+                if column in given
+            }
         inputs = {f.name: f.type for f in plan.inputs}
         for name in given:
             if name not in keys and name not in inputs:
@@ -233,7 +240,7 @@ class _Preparing:
                     name,
                     hint=did_you_mean(name, [*keys, *inputs]),
                 )
-        missing = [name for name in keys if name not in given]
+        missing = [name for name in needed if name not in given]
         if missing:
             raise self.fail(f"request: the key '{missing[0]}' is missing.", "request")
         return {name: self.key(given[name], kind, name) for name, kind in keys.items()} | {

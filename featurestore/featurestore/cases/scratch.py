@@ -14,6 +14,7 @@ from featurestore.cases.prepared import Case, CaseRow
 from featurestore.cases.topic import Topic
 from featurestore.catalog import sets_of
 from featurestore.contracts import OfflineTable, OnlineStore, extension
+from featurestore.errors import RequestError
 from featurestore.instants import format_instant
 from featurestore.online.reader import VectorReader
 from featurestore.online.requests import outward
@@ -79,19 +80,26 @@ class Scratch:
     def offline(self) -> dict[str, Any]:
         """Return the training row's values, as Python knows them."""
         plan = self._case.plan
-        options = self._batch.options(
-            event_time=AT, as_known=self._case.as_known, start=None, end=None, cut=None
-        )
+        options = self._batch.options(AT, self._case.as_known)
         made = self._batch.training_set(plan, self._table, self._question(), options)
         names = [*(f.name for f in plan.outputs), *([self._case.label] if self._case.label else [])]
-        values: dict[str, Any] = made.to_polars().select(names).row(0, named=True)
-        return values
+        frame: pl.DataFrame = made.to_polars().select(names)
+        if not frame.height:
+            raise RequestError(
+                "The training set leaves the row out: its label's instant is not reached.",
+                hint="Give a row that happens later.",
+            )
+        return frame.row(0, named=True)
 
     def online(self) -> tuple[dict[str, Any], str | None]:
         """Return the vector's values, as Python knows them, and what was wrong with the request."""
         reader = VectorReader(self._case.plan, self._online, self._generation, unbounded=True)
         at = None if self._case.plan.base is not None else self._case.at
-        result = reader.read([self._case.request], as_of=at, now=self._case.at)
+        given = self._case.request
+        if at is not None:  # a label's own key is none of the request's
+            wanted = {*self._case.plan.request_keys, *(f.name for f in self._case.plan.inputs)}
+            given = {name: value for name, value in given.items() if name in wanted}
+        result = reader.read([given], as_of=at, now=self._case.at)
         return result.to_dicts()[0], result.errors[0]
 
     def refused(self) -> list[str]:
