@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -126,6 +126,42 @@ def test_what_some_shard_still_needs_is_where_reading_begins(writer: OnlineWrite
     assert writer.lowest("p") == 2
     writer.checkpoint({"p": 1})
     assert writer.lowest("p") == 2
+
+
+class Interrupted:
+    """A store that lets somebody else in, once, between what a writer reads and what it writes."""
+
+    def __init__(self, store: OnlineStore, other: Callable[[], object]) -> None:
+        self._store = store
+        self._other: Callable[[], object] | None = other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def read_for_write(self, *asked: Any) -> Any:
+        found = self._store.read_for_write(*asked)
+        if self._other is not None:
+            other, self._other = self._other, None
+            other()
+        return found
+
+
+@pytest.mark.parametrize("before", [[], [0]])
+def test_a_write_on_what_is_no_longer_there_is_done_again(
+    online: OnlineStore, writer: OnlineWriter, before: list[int]
+) -> None:
+    """Between its reading and its writing another one wrote the shard: both rows count, once."""
+    if before:
+        writer.apply(rows(before))
+
+    def rival() -> None:
+        OnlineWriter(PLAN, online, "g").apply(rows([2], partition="q"))
+
+    late = OnlineWriter(PLAN, cast(OnlineStore, Interrupted(online, rival)), "g")
+    done = late.apply(rows([1]), {"p": 2})
+    assert (done.rows, done.conflicts) == (1, 1)
+    assert total(online) == 110 + len(before)
+    assert reached(writer) == {"p": 2, "q": 3}
 
 
 def test_a_writer_says_that_the_store_went_back(online: OnlineStore, writer: OnlineWriter) -> None:
