@@ -10,6 +10,7 @@ from featurestore.instants import format_duration, format_instant
 from featurestore.online.estimate import estimate
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SetPlan, VectorPlan
+from featurestore.specs.models import LIFETIME
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -214,7 +215,7 @@ def _show_set(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             a.name: {
                 "function": a.function,
                 "column": a.input.column,
-                "window": format_duration(a.window.width),
+                "window": LIFETIME if a.window.width is None else format_duration(a.window.width),
             }
             for a in plan.aggregates
         },

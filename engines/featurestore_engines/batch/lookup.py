@@ -13,12 +13,12 @@ from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
-from featurestore.expressions.vectors import column
 from featurestore.instants import LAST
 from featurestore.kernel import EntityRows, Rules, evaluate
 from featurestore.keys import SHARDS
 from featurestore.online.frames import entity_rows, order_columns
 from featurestore.plans import SetPlan
+from featurestore.rows.values import row_values_series
 from featurestore.types import DataType, Field
 
 QUERY, AT, FOUND = "__query", "__at", "__found"
@@ -315,18 +315,8 @@ def _piece(
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
     """Return finished values as a column of their type, null where not found."""
-    if kind.name == "vector" or (kind.item is not None and kind.item.name == "vector"):
-        return column(plain_values(values, found, kind), kind).alias(name)
-    if values.dtype == object:
-        items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
-        items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]
-        if kind.name == "list" and kind.item is not None:
-            physical = {"bool": pl.Int64(), "date": pl.Int64(), "timestamp": pl.Int64()}
-            series = pl.Series(name, items, pl.List(physical.get(kind.item.name, kind.item.polars())))
-            if kind.item.name == "date":
-                series = series.cast(pl.List(pl.Int32))
-            return series.cast(kind.polars())
-        return pl.Series(name, items, kind.polars())
+    if values.dtype == object or kind.name == "decimal":
+        return row_values_series(name, plain_values(values, found, kind), kind)
     series = pl.Series(name, values)
     if kind.name == "date":
         series = series.cast(pl.Int32)

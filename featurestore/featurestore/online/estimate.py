@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.carriers import carrier
 from featurestore.online.layout import LEAF_ROWS, OnlineLayout
 from featurestore.plans import SetPlan
 from featurestore.types import DataType
