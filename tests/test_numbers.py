@@ -12,7 +12,8 @@ import pytest
 from parity import write_project
 
 from featurestore import FeatureStore
-from featurestore.aggregates import FUNCTIONS
+from featurestore.aggregates import FUNCTIONS, told
+from featurestore.aggregates.layout import Values
 from featurestore.types import FLOAT64
 
 SPECS = """
@@ -76,12 +77,13 @@ def test_negative_zero_is_zero_offline_and_online(tmp_path: Path, amounts: list[
     assert trained["amount_count_distinct_1h"] == online["amount_count_distinct_1h"] == 1
 
 
-def test_a_sum_of_nothing_and_of_what_cancels_is_positive_zero() -> None:
-    values = np.array([-1.5, 1.5])
-    low, high = np.array([0, 0]), np.array([0, 2])
-    for name in ("sum", "avg"):
-        parts = [state.reduce(values, low, high) for state in FUNCTIONS[name].states(FLOAT64, None)]
-        found = FUNCTIONS[name].finish(parts)[0]
-        assert [math.copysign(1.0, value) for value in found.tolist()[name == "avg" :]] == [1.0] * (
-            2 - (name == "avg")
-        )
+@pytest.mark.parametrize(("function", "low"), [("sum", [0, 0]), ("avg", [0, 0])])
+def test_a_sum_of_nothing_and_of_what_cancels_is_positive_zero(function: str, low: list[int]) -> None:
+    rows = Values.of(np.array([-1.5, 1.5]), None, np.zeros(2, np.int64))
+    given = told(function, FLOAT64, {})
+    parts = [
+        rows.reduce(state, np.array(low), np.array([0, 2])) for state in FUNCTIONS[function].states(given)
+    ]
+    values, found = FUNCTIONS[function].finish(parts, given, np.zeros(2, np.int64))
+    assert [math.copysign(1.0, value) for value in values[found].tolist()] == [1.0] * int(found.sum())
+    assert found.tolist() == [function == "sum", True]
