@@ -695,10 +695,11 @@ def expected_cells(
     else:
         row = base
     cells = {field.name: Cell(None if row is None else row[field.name]) for field in plan.plain}
+    seen = {side: facts(rows, key, t, closed=side, base=base, **reading) for side in ("left", "right")}
     for column in plan.aggregates:
         closed = "left" if column.window.left_closed else "right"
         counting = counting_rows(
-            facts(rows, key, t, closed=closed, base=base, **reading),
+            seen[closed],
             t,
             column.window.width,
             by=column.input.by,
