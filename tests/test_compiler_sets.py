@@ -382,4 +382,4 @@ def test_results_have_the_types_of_their_columns() -> None:
     for (function, kind), text in expected.items():
         given = {"k": 2, "percentile": 0.5}
         assert str(result_type(function, kind, **given)) == text, function
-        assert DataType.parse(text) == result_type(function, kind, **given)
+        assert DataType.parse_feature(text) == result_type(function, kind, **given)

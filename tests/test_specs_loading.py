@@ -263,6 +263,10 @@ MISTAKES = {
         "kind: Entity\nname: a\n\nname: b\n",
         "a.yaml:4: 'name' is written twice, first on line 2. Keep one of the two.",
     ),
+    "a type of features": (
+        "kind: Source\nname: s\nevent_time: at\nschema:\n  at: map<string,int64>\n",
+        "a.yaml:5: schema.at: map<string,int64> is the type of features only, no column's.",
+    ),
     "wrong type of column": (
         "kind: Source\nname: s\nevent_time: at\nschema:\n  at: timestmp\n",
         "a.yaml:5: schema.at: 'timestmp' is no type. Did you mean 'timestamp'?",

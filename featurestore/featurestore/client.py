@@ -186,7 +186,8 @@ def _result(answer: bytes) -> VectorResult:
     told = table.schema.metadata
     types = msgspec.json.decode(told[b"types"], type=list[str])
     columns = tuple(
-        Field(name, DataType.parse(text)) for name, text in zip(table.column_names, types, strict=False)
+        Field(name, DataType.parse_feature(text))
+        for name, text in zip(table.column_names, types, strict=False)
     )
     values = [_values(table.column(i), f.type) for i, f in enumerate(columns)]
     status, as_of, error = (table.column(i) for i in range(len(columns), len(columns) + 3))

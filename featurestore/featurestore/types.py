@@ -60,12 +60,19 @@ class DataType:
             return DataType("vector", item=DataType(match[1]), size=size)
         if text.startswith("vector"):
             raise SpecError(f"'{text}' is no type.", hint="Write vector<float32,n> or vector<float64,n>.")
-        if match := _MAP.match(text):
-            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
+        if text.startswith("map<"):
+            raise SpecError(f"{text} is the type of features only, no column's.")
         raise SpecError(
             f"'{text}' is no type.",
             hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>", "vector<float32,n>"]),
         )
+
+    @staticmethod
+    def parse_feature(text: str) -> DataType:
+        """Return the type of a feature: what `parse` takes, or a map."""
+        if match := _MAP.match(text):
+            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
+        return DataType.parse(text)
 
     def __str__(self) -> str:
         if self.name == "decimal":

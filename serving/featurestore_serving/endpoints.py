@@ -87,7 +87,7 @@ class Endpoints:
             error.where = "$.vector" if asked.features is None else "$.features"
             raise
         result = await vector.reader.read_async(asked.rows, as_of=as_of)
-        self.metrics.served(result.status)
+        self.metrics.served(result.status, result.overflows)
         if ARROW in request.headers.get("accept", ""):
             return Response(vector.answers.arrow(result), media_type=ARROW)
         return Response(vector.answers.json(result), media_type=JSON)

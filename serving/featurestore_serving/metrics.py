@@ -41,6 +41,11 @@ class Metrics:
         cells = Counter(
             "featurestore_cells_served", "Values answered, by status.", ["status"], registry=self._registry
         )
+        self._overflows = Counter(
+            "featurestore_overflows",
+            "Sums and differences answered as null because their types cannot hold them.",
+            registry=self._registry,
+        )
         self._cells = {status: cells.labels(status) for status in STATUSES}
         self._by_endpoint: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -53,9 +58,11 @@ class Metrics:
         found[0].inc()
         found[1].observe(seconds)
 
-    def served(self, statuses: Sequence[Sequence[str]]) -> None:
-        """Count the rows and cells of an answer."""
+    def served(self, statuses: Sequence[Sequence[str]], overflows: int = 0) -> None:
+        """Count the rows and cells of an answer, and the overflows among its features."""
         self._rows.inc(len(statuses))
+        if overflows:
+            self._overflows.inc(overflows)
         left = sum(map(len, statuses))
         for status, cells in self._cells.items():
             if not left:

@@ -13,7 +13,7 @@ from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan, TrainingPlan, VectorPlan
 from featurestore_engines.batch.fitting import Fitting, fitting
 from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
-from featurestore_engines.batch.lookup import AT, FOUND, QUERY, FrameReader, as_of_values
+from featurestore_engines.batch.lookup import AT, FOUND, OVERFLOWS, QUERY, FrameReader, as_of_values
 from featurestore_engines.batch.materialize import Filled, fill
 from featurestore_engines.batch.questions import Options
 from featurestore_engines.batch.training import TrainingSet, training_set
@@ -118,5 +118,5 @@ class BatchEngine:
         plain = rows.select(pl.col(f.name) for f in plan.plain if f.name not in result.columns)
         found = pl.DataFrame()
         if aggregates:
-            found = as_of_values(plan, FrameReader(rows), asked, aggregates).drop(FOUND)
+            found = as_of_values(plan, FrameReader(rows), asked, aggregates).drop(FOUND, OVERFLOWS)
         return pl.concat([result, plain, found], how="horizontal")

@@ -21,7 +21,7 @@ from featurestore.plans import SetPlan
 from featurestore.rows.values import row_values_series
 from featurestore.types import DataType, Field
 
-QUERY, AT, FOUND = "__query", "__at", "__found"
+QUERY, AT, FOUND, OVERFLOWS = "__query", "__at", "__found", "__overflows"
 _CODE = "__code"
 _ROWS_AT_ONCE = 16_000_000
 
@@ -170,7 +170,8 @@ def as_of_values(
 ) -> pl.DataFrame:
     """Return the features for each row of `asked`, in its order, and whether its entity has a row.
 
-    That is in `__found`: a row is visible, and not past the set's ttl. `asked` has `__query` (0 … n-1),
+    That is in `__found`: a row is visible, and not past the set's ttl; `__overflows` counts features that are
+    null because their types cannot hold them. `asked` has `__query` (0 … n-1),
     `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with
     `__query`, that their own question sees whether the table has them or not. Rows are read by key; tables
     past some millions of rows a range of shards at a time.
@@ -204,7 +205,8 @@ def as_of_values(
     if blank.height:
         pieces.append(_unknown(blank, plan, features))
     if not pieces:
-        return pl.DataFrame(schema={f: _type(plan, f).polars() for f in features} | {FOUND: pl.Boolean})
+        schema = {f: _type(plan, f).polars() for f in features}
+        return pl.DataFrame(schema=schema | {FOUND: pl.Boolean, OVERFLOWS: pl.Int64})
     return pl.concat(pieces, how="diagonal").sort(QUERY).drop(QUERY)
 
 
@@ -311,7 +313,11 @@ def _piece(
     layout: Layout,
     aggregates: Sequence[Finished],
 ) -> pl.DataFrame:
-    columns = [asked[QUERY], pl.Series(FOUND, (newest >= 0) & ~expired)]
+    overflows = np.zeros(asked.height, np.int64)
+    for output, finished in zip(layout.outputs, aggregates, strict=True):
+        if output.overflows is not None:
+            overflows += output.overflows(finished)
+    columns = [asked[QUERY], pl.Series(FOUND, (newest >= 0) & ~expired), pl.Series(OVERFLOWS, overflows)]
     if plain:
         index = pl.Series(np.where((newest < 0) | expired, -1, newest))
         index = index.set(index < 0, None)

@@ -19,7 +19,15 @@ from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorP
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.keys import cast_keys, encode
 from featurestore.rows.values import to_arrow
-from featurestore_engines.batch.lookup import AT, FOUND, QUERY, TableReader, as_of_values, matched_rows
+from featurestore_engines.batch.lookup import (
+    AT,
+    FOUND,
+    OVERFLOWS,
+    QUERY,
+    TableReader,
+    as_of_values,
+    matched_rows,
+)
 from featurestore_engines.batch.questions import Options, Questions, Readers, questions
 from featurestore_engines.batch.remaining import Remaining, holds
 
@@ -31,7 +39,8 @@ class TrainingSet:
     `positions` are, per offline table, the positions that it was computed from; it can be computed again
     from exactly those. `features` and `label` name the columns. `dropped` counts the rows that were left out,
     by reason: `range`, `join`, `label`, `where`. `pending` counts rows whose label's instant, at its offset,
-    lies after the newest row that the label's set has: their labels are not known yet.
+    lies after the newest row that the label's set has: their labels are not known yet. `overflows` counts
+    sums and differences that are null because their types cannot hold them.
     """
 
     vector: str
@@ -41,6 +50,7 @@ class TrainingSet:
     positions: dict[str, dict[str, int]] = field(repr=False)
     dropped: dict[str, int] = field(default_factory=dict)
     pending: int = 0
+    overflows: int = 0
 
     def to_polars(self) -> pl.DataFrame:
         """Return a Polars frame."""
@@ -81,9 +91,11 @@ def training_set(
     rest = Remaining(asked.output.height)
     if rows is not None and rows.height > asked.output.height:
         rest.dropped["range"] = rows.height - asked.output.height
+    overflows = 0
     for lookup in plan.lookups:
-        columns, is_found = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
+        columns, is_found, lost = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
         values = values.with_columns(columns)
+        overflows += lost
         if options.join == "inner":
             rest.keep("join", is_found)
     values = fetched = _inputs(plan, values)
@@ -105,7 +117,7 @@ def training_set(
             rest.keep("label", ~is_pending)
     if options.where is not None:
         for lookup in options.where.lookups:
-            columns, _ = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
+            columns, _, _ = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
             fetched = fetched.with_columns(columns)
         rest.keep("where", holds(options.where, fetched, features))
     features = _with_callers(asked, features)
@@ -118,6 +130,7 @@ def training_set(
         readers.positions(),
         rest.dropped,
         pending,
+        overflows,
     )
 
 
@@ -136,9 +149,10 @@ def _with_callers(asked: Questions, features: pl.DataFrame) -> pl.DataFrame:
 
 def _lookup(
     lookup: Lookup, reader: TableReader, asked: Questions, values: pl.DataFrame, as_known: bool
-) -> tuple[list[pl.Series], pl.Series]:
+) -> tuple[list[pl.Series], pl.Series, int]:
     """Return the look-up's features, one value per question, and whether it found a row of the entity.
 
+    Third, how many features are null because their types cannot hold them.
     `values` has what earlier look-ups found: keys may be among it. A base row is its own look-up's row.
     """
     working = asked.working
@@ -146,7 +160,7 @@ def _lookup(
     chosen = [s for s in lookup.features if not (lookup.is_base and s.feature in plain)]
     own = [s for s in lookup.features if lookup.is_base and s.feature in plain]
     result = [working[s.feature].alias(s.output) for s in own]
-    is_found = pl.repeat(True, working.height, eager=True)
+    is_found, overflows = pl.repeat(True, working.height, eager=True), 0
     if chosen:
         extra = asked.base if lookup.is_base and (as_known or not asked.stored) else None
         keyed = _keyed(working, lookup.set, lookup.keys, dict.fromkeys(lookup.feature_keys, values))
@@ -154,10 +168,10 @@ def _lookup(
             lookup.set, reader, keyed, [s.feature for s in chosen], as_known=as_known, extra=extra
         )
         result += [found[s.feature].alias(s.output) for s in chosen]
-        is_found = found[FOUND]
+        is_found, overflows = found[FOUND], int(found[OVERFLOWS].sum())
     if lookup.is_base and asked.base is not None:
         is_found = working[QUERY].is_in(asked.base[QUERY].implode())
-    return result, is_found
+    return result, is_found, overflows
 
 
 def _label(label: LabelPlan, reader: TableReader, asked: Questions) -> tuple[pl.Series, pl.Series]:

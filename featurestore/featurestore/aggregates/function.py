@@ -14,6 +14,10 @@ Finished = tuple[Array, Array]
 """Values, and whether each is there (False is null)."""
 
 
+OVERFLOW = object()
+"""Stands for a value that its type cannot hold; it is null, and counted."""
+
+
 @dataclass(frozen=True)
 class Parameters:
     """What one use of a function is told: the column's type (None: rows), and its parameters."""
@@ -55,7 +59,8 @@ class Function:
     for the error; `accepts` tests it. `states` gives the states that it finishes from, `result` its type,
     `finish` the value and validity per state; it is told the instants that are asked about. `bound` says how
     far a value may lie from the exact one, `source` where a formula is from. `parameters` are those that it
-    has, with their defaults (None: required).
+    has, with their defaults (None: required). `overflows` tells which finished values are null because their
+    type cannot hold them (None: it always can).
     """
 
     name: str
@@ -71,6 +76,7 @@ class Function:
     source: str = ""
     needs_column: bool = True
     parameters: dict[str, Any] = field(default_factory=dict)
+    overflows: Callable[[Finished], Array] | None = None
 
 
 def is_scalar(kind: DataType) -> bool:

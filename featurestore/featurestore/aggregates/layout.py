@@ -35,6 +35,11 @@ class Output:
     window: int
     type: DataType
 
+    @property
+    def overflows(self) -> Callable[[Finished], Array] | None:
+        """Tells which finished values are null because the type cannot hold them; None: it always can."""
+        return None if self.type.is_float else self.function.overflows
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -45,7 +45,8 @@ class VectorResult:
     """Values and statuses, rows in the order asked for, columns in the order declared.
 
     `rows` hold row values: instants in microseconds, dates in days. `as_of` is each row's instant, `now`
-    the request's; `errors` says why a row is INVALID.
+    the request's; `errors` says why a row is INVALID. `overflows` counts sums and differences that are null
+    because their types cannot hold them.
     """
 
     vector: str
@@ -55,6 +56,7 @@ class VectorResult:
     as_of: list[int]
     now: int
     errors: list[str | None]
+    overflows: int = 0
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one dictionary per row, with datetimes and dates."""
@@ -104,6 +106,12 @@ class _LookupReader:
         self._aggregated = [
             (aggregated[s.feature], s.output, s.type) for s in lookup.features if s.feature in aggregated
         ]
+        outputs = self.layout.aggregates.outputs
+        self._overflows = [
+            (place, overflows)
+            for place, _, _ in self._aggregated
+            if (overflows := outputs[place].overflows) is not None
+        ]
         self._base_plain = [(s.feature, s.output) for s in lookup.features if s.feature in plain]
 
     def requests(self, rows: Sequence[_Row]) -> list[EntityRead | None]:
@@ -141,8 +149,11 @@ class _LookupReader:
         rows: Sequence[_Row],
         reads: Sequence[EntityRead | None],
         fields: Sequence[Sequence[bytes | None]],
-    ) -> None:
-        """Set the rows' values and statuses from what was read (in the order of the reads that are there)."""
+    ) -> int:
+        """Set the rows' values and statuses from what was read (in the order of the reads that are there).
+
+        Return how many values are null because their types cannot hold them.
+        """
         answers = iter(fields)
         views, viewed = [], []
         for row, read in zip(rows, reads, strict=True):
@@ -158,12 +169,13 @@ class _LookupReader:
         for row, view in zip(viewed, views, strict=True):
             self._fill_plain(row, view)
         if not self._aggregated or not views:
-            return
+            return 0
         finished = aggregates(self.layout, views)
         for place, output, kind in self._aggregated:
             for row, value in zip(viewed, plain_values(*finished[place], kind), strict=True):
                 row.values[output] = value
                 row.status[output] = NULL_VALUE if value is None else PRESENT
+        return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
 
     def _fill_plain(self, row: _Row, view: EntityView) -> None:
         if self.is_base and row.base is not None:
@@ -261,12 +273,13 @@ class VectorReader:
         """
         now = self._clock() if now is None else now
         prepared = self._prepare(rows, as_of, now)
+        overflows = 0
         for level in self._levels:
             reads = [lookup.requests(prepared) for lookup in level]
             found = self._store.read_many(self._requests(level, reads))
             for lookup, column, fields in zip(level, reads, found, strict=True):
-                lookup.fill(prepared, column, fields)
-        return self._result(prepared, now)
+                overflows += lookup.fill(prepared, column, fields)
+        return self._result(prepared, now, overflows)
 
     async def read_async(
         self,
@@ -278,12 +291,13 @@ class VectorReader:
         """Return what `read` returns, without blocking the event loop."""
         now = self._clock() if now is None else now
         prepared = self._prepare(rows, as_of, now)
+        overflows = 0
         for level in self._levels:
             reads = [lookup.requests(prepared) for lookup in level]
             found = await self._store.read_many_async(self._requests(level, reads))
             for lookup, column, fields in zip(level, reads, found, strict=True):
-                lookup.fill(prepared, column, fields)
-        return self._result(prepared, now)
+                overflows += lookup.fill(prepared, column, fields)
+        return self._result(prepared, now, overflows)
 
     def _prepare(
         self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
@@ -354,7 +368,7 @@ class VectorReader:
             for lookup, column in zip(level, reads, strict=True)
         ]
 
-    def _result(self, rows: Sequence[_Row], now: int) -> VectorResult:
+    def _result(self, rows: Sequence[_Row], now: int, overflows: int) -> VectorResult:
         for row in rows:
             if row.error is None:
                 self._derive(row)
@@ -367,6 +381,7 @@ class VectorReader:
             [row.t for row in rows],
             now,
             [row.error for row in rows],
+            overflows,
         )
 
     def _derive(self, row: _Row) -> None:

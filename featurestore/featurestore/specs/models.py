@@ -51,10 +51,7 @@ def _window(text: str) -> str:
 
 def _type(text: str) -> str:
     try:
-        kind = DataType.parse(text)
-        if kind.key is not None:
-            raise SpecError(f"{text} is the type of features only, no column's.")
-        return str(kind)
+        return str(DataType.parse(text))
     except SpecError as error:
         raise ValueError(str(error)) from None
 

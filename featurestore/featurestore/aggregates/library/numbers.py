@@ -206,6 +206,7 @@ FUNCTIONS = (
         finish=_finish_sum,
         example=Example((2, 6, 10), 18),
         bound="exact; of floats within 1e-15 of the sum of magnitudes",
+        overflows=lambda finished: ~finished[1],  # of no values it is 0, never null
     ),
     Function(
         name="avg",

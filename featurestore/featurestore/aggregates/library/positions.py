@@ -13,6 +13,7 @@ from featurestore.aggregates.carriers import carrier, whole_numbers
 from featurestore.aggregates.function import (
     ANYTHING,
     EMPTY_NULL,
+    OVERFLOW,
     SCALARS,
     Example,
     Finished,
@@ -59,11 +60,16 @@ def _lag(parts: list[Partial], told: Parameters, _: Array) -> Finished:
 def _diff(parts: list[Partial], told: Parameters, _: Array) -> Finished:
     minus = _minus(told.column)
     items = [minus(item[-1], item[0]) if len(item) > told.count else None for item in parts[0][0]]
-    return object_array(items), np.fromiter((item is not None for item in items), bool, len(items))
+    found = (item is not None and item is not OVERFLOW for item in items)
+    return object_array(items), np.fromiter(found, bool, len(items))
+
+
+def _overflows(finished: Finished) -> Array:
+    return np.fromiter((value is OVERFLOW for value in finished[0]), bool, len(finished[0]))
 
 
 def _minus(kind: DataType) -> Callable[[Any, Any], Any]:
-    """Return the difference of a type's carried values; None where its type cannot hold it."""
+    """Return the difference of a type's carried values, OVERFLOW where its type cannot hold it."""
     if kind.is_float:
         return lambda a, b: a - b + 0.0
     if kind.name == "timestamp":
@@ -73,14 +79,14 @@ def _minus(kind: DataType) -> Callable[[Any, Any], Any]:
     return _minus_whole
 
 
-def _minus_whole(a: int, b: int) -> int | None:
-    return a - b if -(2**63) <= a - b < 2**63 else None
+def _minus_whole(a: int, b: int) -> Any:
+    return a - b if -(2**63) <= a - b < 2**63 else OVERFLOW
 
 
-def _minus_decimal(a: Any, b: Any) -> int | None:
+def _minus_decimal(a: Any, b: Any) -> Any:
     if isinstance(a, bytes):
         a, b = whole_numbers(object_array([a, b]))
-    return a - b if abs(a - b) < 10**38 else None
+    return a - b if abs(a - b) < 10**38 else OVERFLOW
 
 
 def _difference_type(told: Parameters) -> DataType:
@@ -195,5 +201,6 @@ FUNCTIONS = (
         finish=_diff,
         example=Example((2, 6, 16), 10),
         parameters=_STEPS,
+        overflows=_overflows,
     ),
 )
