@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench docs check constraints clean
+.PHONY: help setup demo test mutants lint type bench docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: setup ## the whole line on the fraud example: history, stream, training, s
 
 test: setup ## run the tests, but for those marked slow
 	$(BIN)/python -m pytest -m "not slow"
+
+mutants: setup ## break one rule of the product at a time, and see that the tests notice; writes docs/mutants.md
+	$(BIN)/python tests/mutants.py
 
 lint: setup ## check format and lint
 	$(BIN)/ruff format --check .

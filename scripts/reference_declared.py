@@ -13,6 +13,7 @@ from reference_markdown import code, flow, kind, page, table
 from featurestore import expressions, steps
 from featurestore.aggregates import FUNCTIONS, Function, result_type
 from featurestore.aggregates.reference import gives, parameters_of
+from featurestore.specs.cases import Test
 from featurestore.specs.models import (
     DECLARATIONS,
     Aggregation,
@@ -146,7 +147,14 @@ def _default_of(value: Any) -> str:
 
 def specs_page() -> str:
     """Return the fields of every declaration."""
-    models: list[type[BaseModel]] = [*DECLARATIONS, BatchHalf, StreamHalf, Aggregation, FeatureSelection]
+    models: list[type[BaseModel]] = [
+        *DECLARATIONS,
+        BatchHalf,
+        StreamHalf,
+        Aggregation,
+        FeatureSelection,
+        Test,
+    ]
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.
 Names are `[a-z_][a-z0-9_]*`; vectors may have dashes. Types are `int8` to `int64`, `uint8` to `uint64`,
