@@ -18,8 +18,12 @@ from featurestore.specs.models import (
     DECLARATIONS,
     Aggregation,
     BatchHalf,
+    Bounds,
+    Expectation,
     FeatureSelection,
+    Label,
     StreamHalf,
+    Training,
 )
 from featurestore.specs.project import (
     OfflineConfig,
@@ -149,11 +153,8 @@ def specs_page() -> str:
     """Return the fields of every declaration."""
     models: list[type[BaseModel]] = [
         *DECLARATIONS,
-        BatchHalf,
-        StreamHalf,
-        Aggregation,
-        FeatureSelection,
-        Test,
+        *(BatchHalf, StreamHalf, Aggregation, Expectation, Bounds),
+        *(FeatureSelection, Label, Training, Test),
     ]
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.

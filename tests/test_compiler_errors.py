@@ -174,7 +174,12 @@ SETS = {
     "categories of measures": (
         "aggregations:\n  - {by: amount, values: [1], functions: [count], windows: [2h]}\n",
         "a.yaml:6: aggregations[0].values: 'amount' is of type float64;"
-        " categories are text, integers or booleans.",
+        " categories are text, integers or booleans."
+        " Cast the column in a step, or say what counts with where:.",
+    ),
+    "a category beyond the column's range": (
+        "aggregations:\n  - {by: shop, values: [9223372036854775808], functions: [count], windows: [1h]}\n",
+        "a.yaml:6: aggregations[0].values: 9223372036854775808 is no int64, the type of 'shop'.",
     ),
     "two aggregations of one name": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [2h]}\n"

@@ -71,7 +71,7 @@ class FeatureVectorHandle:
         None: the base set's own rows). Rows are left out only where `start` and `end` bound the instants
         (half-open), `where` is not true of outputs, inputs, label or `set.feature`, or `join` is `inner` and
         a look-up finds no row of its entity; each defaults to the vector's `training:`. `positions` are those
-        of an earlier training set, to compute it again. Raises RequestError, and SpecError of a `where`.
+        of an earlier training set, to compute it again. Raises RequestError.
         """
         training = training_rows(self.plan, start, end, where, join)
         return self._store._training_set(self.plan, entity_rows, event_time, as_known, training, positions)

@@ -18,9 +18,9 @@ _FLOATS = ("float32", "float64")
 _PLAIN = (*_INTEGERS, *_FLOATS, "bool", "string", "binary", "date", "timestamp", "json")
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
 _LIST = re.compile(r"list<(.+)>$")
-_MAP = re.compile(r"map<([^<>]+),\s*(.+)>$")
 _VECTOR = re.compile(r"vector<\s*(float32|float64)\s*,\s*(\d+)\s*>$")
 _WIDEST = 65_536
+_MAP = re.compile(r"map<([^<>]+),\s*(.+)>$")
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class DataType:
             return DataType("decimal", precision=precision, scale=scale)
         if match := _LIST.match(text):
             return DataType("list", item=DataType.parse(match[1]))
-        if match := _MAP.match(text):
-            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
         if match := _VECTOR.match(text):
             if not 1 <= (size := int(match[2])) <= _WIDEST:
                 raise SpecError(f"{text} is no vector type: it has 1 to {_WIDEST} items.")
             return DataType("vector", item=DataType(match[1]), size=size)
         if text.startswith("vector"):
             raise SpecError(f"'{text}' is no type.", hint="Write vector<float32,n> or vector<float64,n>.")
+        if match := _MAP.match(text):
+            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
         raise SpecError(
             f"'{text}' is no type.",
             hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>", "vector<float32,n>"]),
@@ -72,10 +72,10 @@ class DataType:
             return f"decimal({self.precision},{self.scale})"
         if self.name == "list":
             return f"list<{self.item}>"
-        if self.name == "map":
-            return f"map<{self.key},{self.item}>"
         if self.name == "vector":
             return f"vector<{self.item},{self.size}>"
+        if self.name == "map":
+            return f"map<{self.key},{self.item}>"
         return self.name
 
     @property
@@ -117,13 +117,13 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pa.list_(self.item.arrow())
+        if self.name == "vector":
+            assert self.item is not None
+            return pa.list_(self.item.arrow(), self.size)
         if self.name == "map":
             assert self.key is not None
             assert self.item is not None
             return pa.map_(self.key.arrow(), self.item.arrow())
-        if self.name == "vector":
-            assert self.item is not None
-            return pa.list_(self.item.arrow(), self.size)
         if self.name == "timestamp":
             return pa.timestamp("us", "UTC")
         named = {"bool": "bool_", "date": "date32", "json": "string"}
@@ -139,13 +139,13 @@ class DataType:
         if self.name == "list":
             assert self.item is not None
             return pl.List(self.item.polars())
+        if self.name == "vector":
+            assert self.item is not None
+            return pl.Array(self.item.polars(), self.size)
         if self.name == "map":
             assert self.key is not None
             assert self.item is not None
             return pl.List(pl.Struct({"key": self.key.polars(), "value": self.item.polars()}))
-        if self.name == "vector":
-            assert self.item is not None
-            return pl.Array(self.item.polars(), self.size)
         if self.name == "timestamp":
             return pl.Datetime("us", "UTC")
         name = {"bool": "Boolean", "json": "String"}.get(

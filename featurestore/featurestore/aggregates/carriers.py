@@ -3,7 +3,7 @@
 Integers, booleans, dates (days) and timestamps (microseconds) are whole numbers, uint64 unsigned; floats
 are float64. A decimal is its digits as a whole number: int64 up to 18 digits, beyond those 16 bytes that
 sort as the numbers do. Text and bytes are Python objects; a list is the MessagePack of its row values, a
-vector the bytes of its items.
+vector its bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from featurestore.aggregates.arrays import Array
-from featurestore.rows import vectors
+from featurestore.rows.vectors import pack, unpack
 from featurestore.types import DataType
 
 NARROW = 18
@@ -46,8 +46,8 @@ def carry(value: Any, kind: DataType) -> Any:
     if kind.name == "decimal":
         return carry_unscaled([int(_WIDE.scaleb(value, kind.scale))], kind)[0]
     if kind.name == "vector":
-        return vectors.pack(value, kind)
-    return _pack(value) if kind.name == "list" else value
+        return pack(value, kind)
+    return _pack(value) if kind.is_nested else value
 
 
 def carry_unscaled(numbers: Iterable[int], kind: DataType) -> list[Any]:
@@ -115,10 +115,10 @@ def _restore(kind: DataType) -> Restore | None:
         if key is None:
             return dict
         return lambda pairs: {key(item): count for item, count in pairs}
+    if kind.name == "vector":
+        return lambda value: unpack(value, kind)
     if kind.item is None:
         return None
-    if kind.name == "vector":
-        return lambda value: vectors.unpack(value, kind)
     item = _restore(kind.item)
 
     def listed(value: Any) -> list[Any]:

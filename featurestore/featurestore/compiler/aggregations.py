@@ -13,6 +13,7 @@ from featurestore.compiler.columns import column_type, duration, positive
 from featurestore.compiler.sources import condition
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.expressions import Expression
+from featurestore.expressions.rules import integer_bounds
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.specs.models import LIFETIME, Aggregation, FeatureSet
 from featurestore.specs.origins import Origin
@@ -145,12 +146,14 @@ def _window(text: str, declared: Aggregation, feature_set: FeatureSet) -> Window
 def _check_values(declared: Aggregation, kind: DataType) -> None:
     """Raise SpecError where a category is not a value of the `by:` column."""
     if not (kind.is_integer or kind.name in ("string", "bool")):
-        raise SpecError(f"'{declared.by}' is of type {kind}; categories are text, integers or booleans.")
+        message = f"'{declared.by}' is of type {kind}; categories are text, integers or booleans."
+        raise SpecError(message, hint="Cast the column in a step, or say what counts with where:.")
     for value in declared.values:
         if isinstance(value, bool):
             fits = kind.name == "bool"
         elif isinstance(value, int):
-            fits = kind.is_integer
+            low, high = integer_bounds(kind) if kind.is_integer else (0, -1)
+            fits = low <= value <= high
         else:
             fits = kind.name == "string"
         if not fits:

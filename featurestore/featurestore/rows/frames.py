@@ -85,13 +85,13 @@ class FrameSource:
 def _to_arrow(frame: Any) -> pa.Table:
     if isinstance(frame, pl.DataFrame):
         return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    if isinstance(frame, pa.RecordBatch):
-        return pa.Table.from_batches([frame])
-    if isinstance(frame, pa.Table):
-        return frame
-    if isinstance(frame, pa.RecordBatchReader):
-        return frame.read_all()
+    if isinstance(frame, pa.RecordBatch | pa.Table | pa.RecordBatchReader):
+        _check_names(frame.schema.names)
+        if isinstance(frame, pa.Table):
+            return frame
+        return frame.read_all() if isinstance(frame, pa.RecordBatchReader) else pa.Table.from_batches([frame])
     if type(frame).__module__.partition(".")[0] == "pandas":
+        _check_names([str(name) for name in frame.columns])
         try:
             return pa.Table.from_pandas(frame, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -103,6 +103,16 @@ def _to_arrow(frame: Any) -> pa.Table:
         f"{type(frame).__name__} is no frame.",
         hint="Pass a Polars, pandas or Arrow frame, or the path of a file.",
     )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise RequestError where two columns share a name: nobody could tell which one is meant."""
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise RequestError(
+            f"The frame has the column '{repeated}' {names.count(repeated)} times.",
+            hint="Drop or rename all but one; in pandas: frame.loc[:, ~frame.columns.duplicated()].",
+        )
 
 
 def _digest(batches: Iterator[pa.RecordBatch]) -> tuple[str, int]:
@@ -125,7 +135,7 @@ def _digest(batches: Iterator[pa.RecordBatch]) -> tuple[str, int]:
 def _family(dtype: pl.DataType) -> str:
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return "string"
-    return "integer" if dtype.is_integer() else "float" if dtype.is_float() else str(dtype).lower()
+    return "integer" if dtype.is_integer() else "float" if dtype.is_float() else str(_lists(dtype)).lower()
 
 
 def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
@@ -135,10 +145,9 @@ def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
         return series.to_physical(), DataType("int64")
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return series.cast(pl.String), DataType("string")
-    if isinstance(dtype, pl.Array):
-        return _plain(series.arr.to_list())
-    if isinstance(dtype, pl.List):
-        return series, DataType("list", item=_plain(pl.Series(dtype=dtype.inner))[1])
+    if isinstance(dtype, (pl.List, pl.Array)) and not _is_strange(dtype):
+        lists = series.cast(_lists(dtype))
+        return lists, DataType("list", item=_plain(pl.Series(dtype=lists.dtype.inner))[1])  # type: ignore[attr-defined]
     if isinstance(dtype, pl.Decimal):
         return series, DataType("decimal", precision=38, scale=dtype.scale)
     simple: dict[Any, str] = {
@@ -157,6 +166,18 @@ def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
     return pl.Series(series.name, [_text(value) for value in series.to_list()], dtype=pl.String), DataType(
         "string"
     )
+
+
+def _lists(dtype: Any) -> Any:
+    """Return a type of lists with lists for fixed-size arrays."""
+    return pl.List(_lists(dtype.inner)) if isinstance(dtype, (pl.List, pl.Array)) else dtype
+
+
+def _is_strange(dtype: Any) -> bool:
+    """Tell whether a type of lists holds what the door never takes."""
+    while isinstance(dtype, (pl.List, pl.Array)):
+        dtype = dtype.inner
+    return dtype.is_nested() or dtype in (pl.Time, pl.Duration, pl.Object)
 
 
 def _text(value: Any) -> str | None:
