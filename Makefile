@@ -15,7 +15,7 @@ SEED ?= 1
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance parity lint type bench docs check constraints clean
+.PHONY: help setup demo test conformance parity mutants lint type bench docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ conformance: setup ## run every case of tests/conformance in every mode
 
 parity: setup ## compare generated cases with the oracle: make parity CASES=200000 SEED=1
 	$(BIN)/python tests/conformance/generate.py --cases $(CASES) --seed $(SEED)
+
+mutants: setup ## break one rule of the product at a time, and see that the tests notice; writes docs/mutants.md
+	$(BIN)/python tests/mutants.py
 
 lint: setup ## check format and lint
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ from reference_markdown import code, kind, page, table
 import featurestore
 import featurestore_serving
 from featurestore import errors
+from featurestore.cases import CaseReport, CaseResult, Mismatch
 from featurestore.cli import app as command_line
 from featurestore.cli import application, failures
 from featurestore.client import RemoteFeatureStore
@@ -41,6 +42,9 @@ PUBLIC: tuple[type, ...] = (
     PushReport,
     Preview,
     Verification,
+    CaseReport,
+    CaseResult,
+    Mismatch,
     RemoteFeatureStore,
 )
 

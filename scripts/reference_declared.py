@@ -13,6 +13,7 @@ from reference_markdown import code, flow, kind, page, table
 from featurestore import expressions, steps
 from featurestore.aggregates import FUNCTIONS, Function, result_type
 from featurestore.aggregates.reference import gives, parameters_of
+from featurestore.specs.cases import Test
 from featurestore.specs.models import (
     DECLARATIONS,
     Aggregation,
@@ -153,7 +154,7 @@ def specs_page() -> str:
     models: list[type[BaseModel]] = [
         *DECLARATIONS,
         *(BatchHalf, StreamHalf, Aggregation, Expectation, Bounds),
-        *(FeatureSelection, Label, Training),
+        *(FeatureSelection, Label, Training, Test),
     ]
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.

@@ -300,6 +300,53 @@ def test_values_that_json_cannot_say_come_as_a_batch_in_every_way(tmp_path: Path
         assert len(report.cases[0].engines) == 2 * len(WAYS)
 
 
+def test_maps_and_keys_that_another_look_up_finds(tmp_path: Path) -> None:
+    """The newest order names the shop whose orders are looked up next."""
+    specs = """\
+kind: Entity
+name: customer
+---
+kind: Entity
+name: shop
+---
+kind: Source
+name: orders
+event_time: at
+schema: {customer: string, shop: string, at: timestamp, units: int64}
+stream: {topic: orders}
+---
+kind: FeatureSet
+name: visits
+entities: [customer]
+source: orders
+aggregations:
+  - {column: shop, functions: [last, histogram], windows: [1h]}
+---
+kind: FeatureSet
+name: takings
+entities: [shop]
+source: orders
+aggregations:
+  - {column: units, functions: [sum], windows: [1h]}
+---
+kind: FeatureVector
+name: next
+features:
+  - visits.*
+  - {set: takings, features: [units_sum_1h], keys: {shop: visits.shop_last_1h}, as: there_*}
+"""
+    rows = ", ".join(
+        f"{{customer: {who}, shop: {shop}, at: '2026-03-01T10:{minute}:00Z', units: {minute}}}"
+        for who, shop, minute in [("c1", "s2", 10), ("c1", "s1", 20), ("c2", "s1", 30), ("c1", "s1", 40)]
+    )
+    expect = "{shop_last_1h: s1, shop_histogram_1h: {s1: 2, s2: 1}, there_units_sum_1h: 90}"
+    more = ", at: '2026-03-01T10:50:00Z', request: {customer: c1}"
+    folder = project(tmp_path, case("m", "vector: next", expect, rows=f"[{rows}]", more=more), specs=specs)
+    with FeatureStore(folder) as store:
+        report = store.test()
+    assert report.passed, report.failed
+
+
 def test_a_row_that_is_refused_is_said_where_the_case_fails(tmp_path: Path, capsys: Out) -> None:
     rows = "[{customer: c1, at: '2026-03-01T10:45:00Z', amount: 3.0}]"  # without its id
     assert (

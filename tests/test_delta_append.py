@@ -61,6 +61,7 @@ def test_an_append_on_a_version_that_is_no_longer_the_newest_returns_none_and_wr
     stale = table.snapshot()
     assert table.append(start, rows(1, 1), {"p": 2}) is not None
     assert table.append(stale, rows(1, 1), {"p": 2}) is None
+    assert table.append(stale, rows(1, 1), {"another": 2}) is None
     assert table.append(None, rows(1, 1), {"p": 2}) is None
     assert read(table, table.snapshot()) == [0, 1]
 

@@ -25,7 +25,7 @@ ALL = np.array([0])
 
 @dataclass(frozen=True)
 class Case:
-    """A function of values a minute apart, the newest at t, and what it gives.
+    """A function of values a minute apart, the newest `ago` minutes before t, and what it gives.
 
     `column` is one of parity's, or a type.
     """
@@ -35,10 +35,12 @@ class Case:
     values: tuple[Any, ...]
     gives: Any
     given: tuple[tuple[str, Any], ...] = ()
+    ago: int = 0
 
 
 def case(function: str, column: str, values: tuple[Any, ...], gives: Any, **given: Any) -> Case:
-    return Case(function, column, values, gives, tuple(given.items()))
+    ago = given.pop("ago", 0)
+    return Case(function, column, values, gives, tuple(given.items()), ago)
 
 
 BIG = 10**8
@@ -64,6 +66,7 @@ CASES = [
         "sum", "decimal(38,2)", (Decimal(-1), Decimal(f"-{2**66}.5"), Decimal(3)), Decimal(f"-{2**66 - 2}.5")
     ),
     case("avg", "amount", (1e16, 1.0, -1e16, 3.0), 1.0),
+    case("avg", "amount", (10000000000000002.0, 3.0, 0.0), 3333333333333335.0),
     case("avg", "whole", (2**62, 2, -(2**62), 5), 1.75),
     case("min", "amount", (5.0, 3.0, 4.0), 3.0),
     case("max", "amount", (-5.0, -3.0, -4.0), -3.0),
@@ -96,10 +99,13 @@ CASES = [
     case("approx_percentile", "whole", (1, 1000, 1, 1000, 1), 1 + 1 / 128, percentile=0.5),
     case("approx_percentile", "whole", (7, 1, 7, 7), 7.0, percentile=0.5),
     case("decay_sum", "amount", (8.0, 4.0, 3.0), 7.0, half_life=MINUTE),
+    case("decay_sum", "amount", (8.0, 4.0, 3.0), 1.75, half_life=MINUTE, ago=2),
+    case("decay_avg", "amount", (8.0, 4.0, 3.0), 4.0, half_life=MINUTE, ago=2),
     case("decay_avg", "amount", (7.0, 7.0, 7.0), 7.0, half_life=MINUTE),
     case("decay_avg", "amount", (8.0, 4.0, 3.0), 4.0, half_life=MINUTE),
     case("seconds_since_first", "whole", (3, 1, 2), 120.0),
     case("seconds_since_last", "whole", (3, 1, 2), 0.0),
+    case("seconds_since_last", "whole", (3, 1, 2), 120.0, ago=2),
     case("lag", "whole", (3, 1, 2, 4), 2, k=1),
     case("lag", "whole", (3, 1, 2, 4), 1, k=2),
     case("diff", "whole", (3, 1, 2, 4), 2, k=1),
@@ -128,7 +134,7 @@ class Over:
 
     def check(self, parts: list[Partial], where: object) -> None:
         """Fail where what the states of all rows finish to is not what is expected."""
-        now = np.array([(self.size - 1) * MINUTE])
+        now = np.array([(self.size - 1 + self.case.ago) * MINUTE])
         finished = FUNCTIONS[self.case.function].finish(parts, self.told, now)
         kind = result_type(self.case.function, self.kind, **dict(self.case.given))
         [got] = plain_values(*finished, kind)
@@ -138,7 +144,7 @@ class Over:
 
 
 def named(case: Case) -> str:
-    return f"{case.function}-{case.column}-{len(case.values)}-{case.gives}"
+    return f"{case.function}-{case.column}-{len(case.values)}-{case.gives}-{case.ago}"
 
 
 @pytest.mark.parametrize("small", [0, 4096], ids=["many", "few"])

@@ -31,9 +31,12 @@ name: spending
 entities: [customer]
 source: orders
 history: all
-steps: [{select: [amount]}]
+steps:
+  - derive: {nought: "amount * 0"}
+  - select: [amount, nought]
 aggregations:
   - {column: amount, functions: [sum, avg, min, max, first, last], windows: [1h]}
+  - {column: nought, functions: [sum, min, max, first, last], windows: [1h]}
   - {column: amount, functions: [count_distinct], windows: [1h]}
 ---
 kind: FeatureVector
@@ -70,7 +73,7 @@ def test_negative_zero_is_zero_offline_and_online(tmp_path: Path, amounts: list[
         offline = vector.get_offline(pl.DataFrame({"customer": ["c"], "event_timestamp": [instant]}))
         scored = store.vector("scored").get_online([{"id": "new", "customer": "c", "at": AT, "amount": -0.0}])
     trained = offline.to_polars().row(0, named=True)
-    aggregates = {name: value for name, value in trained.items() if name.startswith("amount_")}
+    aggregates = {name: value for name, value in trained.items() if name.startswith(("amount_", "nought_"))}
     assert signs(aggregates) == {1.0}
     assert signs(online) == {1.0}
     assert signs(scored.to_dicts()[0]) == {1.0}

@@ -11,12 +11,14 @@ import pytest
 from parity import INSTANT, compiled
 
 from featurestore import plans, tables
+from featurestore.cases.topic import Topic
 from featurestore.contracts import OnlineStore, extension
 from featurestore.online.reader import VectorReader
 from featurestore.online.writer import OnlineWriter, StoreWentBack
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
+from featurestore_engines.stream.local import ENGINE, Loop
 from featurestore_engines.stream.pipeline import commit
 
 SPECS = """
@@ -195,3 +197,20 @@ def test_a_commit_adds_the_rows_that_the_table_lacks(tmp_path: Path) -> None:
     assert snapshot is not None
     found = table.lazy(snapshot).select(plans.PARTITION, plans.SEQUENCE).collect().rows()
     assert sorted(found) == [*(("p", n) for n in range(5)), ("q", 0), ("q", 1)]
+
+
+def test_a_stream_goes_on_where_the_store_that_is_furthest_behind_needs_it(
+    tmp_path: Path, online: OnlineStore, writer: OnlineWriter
+) -> None:
+    """It ends after its rows are online, before they are committed: the next one commits all of them."""
+    said = [f'{{"customer": "a", "at": "2026-01-01T00:00:00Z", "amount": {10**n}}}' for n in range(3)]
+    topic = Topic([(T, text.encode()) for text in said])
+    offline = extension("offline", "delta")({"kind": "delta", "path": str(tmp_path / "t")}, tmp_path)
+    tables_ = [offline.table(name) for name in ("rows", "landing", "dead")]
+    job = ENGINE.job(PLAN.source, [(PLAN, tables_[0], (writer,))], *tables_[1:])
+    with Loop(job, topic) as loop:
+        assert loop.step() == 3
+    assert (total(online), tables_[0].snapshot()) == (111, None)
+    ENGINE.drain(job, topic)
+    assert total(online) == 111
+    assert [table.rows(table.snapshot()) for table in tables_] == [3, 3, 0]

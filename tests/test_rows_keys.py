@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +97,7 @@ def test_a_part_has_its_types_tag_and_text_its_length() -> None:
     assert encode_key(["a", "bc"], [text, text]) == b"s\0\0\0\x01as\0\0\0\x02bc"
     assert encode_key([1], [whole]) == b"i\0\0\0\0\0\0\0\x01"
     assert encode_key(["1"], [text]) == b"s\0\0\0\x011"
+    assert shard_of(b"s\0\0\0\x011") == xxhash.xxh3_64_intdigest(b"s\0\0\0\x011") % 256
 
 
 def test_a_slice_of_a_frame_has_its_own_keys() -> None:

@@ -71,7 +71,14 @@ class Rule:
     rows: Sequence[Row]
     sees: Mapping[str, Any]
     at: int = 0
-    aggregates: tuple[AggregateColumn, ...] = (agg("sum"), agg("count"), agg("first"), agg("last"))
+    aggregates: tuple[AggregateColumn, ...] = (
+        agg("sum"),
+        agg("count"),
+        agg("min"),
+        agg("max"),
+        agg("first"),
+        agg("last"),
+    )
     base: Row | None = None
     as_known: bool = False
     order: bool = False
@@ -88,7 +95,7 @@ RULES = [
     Rule(
         "a window is open on the left and closed on the right",
         EDGES,
-        {"sum": 28.0, "count": 3, "amount": 16.0},
+        {"sum": 28.0, "count": 3, "min": 4.0, "max": 16.0, "amount": 16.0},
     ),
     Rule(
         "a left-closed window is the other way round, and so is the newest row",

@@ -198,8 +198,13 @@ class _Preparing:
                     name,
                     hint=did_you_mean(name, types),
                 )
-            value = self.value(self.test.expect[name], types[name], ("expect", name))
-            return outward(value, types[name])
+            kind, given = types[name], self.test.expect[name]
+            if kind.key is not None and kind.item is not None and isinstance(given, dict):
+                counts = {self.value(k, kind.key, ("expect", name)): v for k, v in given.items()}
+                value: Any = {k: self.value(v, kind.item, ("expect", name)) for k, v in counts.items()}
+            else:
+                value = self.value(given, kind, ("expect", name))
+            return outward(value, kind)
         return None
 
     # The question

@@ -79,17 +79,21 @@ class Scratch:
 
     def offline(self) -> dict[str, Any]:
         """Return the training row's values, as Python knows them."""
+        from featurestore.rows.values import series_row_values
+
         plan = self._case.plan
         options = self._batch.options(AT, self._case.as_known)
         made = self._batch.training_set(plan, self._table, self._question(), options)
-        names = [*(f.name for f in plan.outputs), *([self._case.label] if self._case.label else [])]
-        frame: pl.DataFrame = made.to_polars().select(names)
+        frame: pl.DataFrame = made.to_polars()
         if not frame.height:
             raise RequestError(
                 "The training set leaves the row out: its label's instant is not reached.",
                 hint="Give a row that happens later.",
             )
-        return frame.row(0, named=True)
+        types = {f.name: f.type for f in plan.outputs}
+        if plan.label is not None:
+            types[plan.label.output] = plan.label.type
+        return {n: outward(series_row_values(frame[n], kind)[0], kind) for n, kind in types.items()}
 
     def online(self) -> tuple[dict[str, Any], str | None]:
         """Return the vector's values, as Python knows them, and what was wrong with the request."""
@@ -171,10 +175,9 @@ def _frame(source: SourcePlan, rows: Sequence[CaseRow]) -> pl.DataFrame:
     """Return rows as a frame that a batch source would give, with the times at which they became known."""
     import polars as pl
 
-    columns = [
-        pl.Series(f.name, [outward(row.values[f.name], f.type) for row in rows], f.type.polars())
-        for f in source.schema
-    ]
+    from featurestore.rows.values import row_values_series
+
+    columns = [row_values_series(f.name, [row.values[f.name] for row in rows], f.type) for f in source.schema]
     if source.ingest_time is None:
         known = pl.Series(INGEST_TIME, [row.ingest_time for row in rows], pl.Int64)
         columns.append(known.cast(pl.Datetime("us", "UTC")))
