@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         FeatureSelection,
         FeatureSet,
         FeatureVector,
+        Label,
         Source,
         StreamHalf,
+        Training,
     )
     from featurestore.store import FeatureStore
 
@@ -34,11 +36,13 @@ __all__ = [
     "FeatureStore",
     "FeatureStoreError",
     "FeatureVector",
+    "Label",
     "OperatorError",
     "RequestError",
     "Source",
     "SpecError",
     "StreamHalf",
+    "Training",
     "__version__",
 ]
 

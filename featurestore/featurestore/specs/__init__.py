@@ -11,8 +11,10 @@ from featurestore.specs.models import (
     FeatureSelection,
     FeatureSet,
     FeatureVector,
+    Label,
     Source,
     StreamHalf,
+    Training,
 )
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import SpecErrors
@@ -28,6 +30,7 @@ __all__ = [
     "FeatureSelection",
     "FeatureSet",
     "FeatureVector",
+    "Label",
     "Loaded",
     "LoadedProject",
     "Origin",
@@ -35,6 +38,7 @@ __all__ = [
     "Source",
     "SpecErrors",
     "StreamHalf",
+    "Training",
     "load_config",
     "load_declarations",
     "load_project",
