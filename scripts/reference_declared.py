@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from reference_markdown import code, flow, kind, page, table
 
 from featurestore import expressions, steps
-from featurestore.aggregates import FUNCTIONS, plain_values, result_type
+from featurestore.aggregates import FUNCTIONS, Function, result_type
+from featurestore.aggregates.reference import gives, parameters_of
 from featurestore.specs.models import (
     DECLARATIONS,
     Aggregation,
@@ -32,11 +32,8 @@ from featurestore.specs.project import (
     Section,
     StreamConfig,
 )
-from featurestore.types import INT64
+from featurestore.types import DataType
 from featurestore_serving.settings import Settings
-
-EXAMPLE_VALUES = (2, 6, 10)
-EXAMPLE_K = 2
 
 OPTIONS = """\
 `options:` of a batch half, by kind: `csv` takes `delimiter`, `quote`, `escape`, `header`, `columns`,
@@ -114,52 +111,49 @@ def _parameter(name: str, required: bool, doc: str) -> str:
 
 
 def aggregations_page() -> str:
-    """Return the aggregation functions, each computed on the example values."""
-    rows = []
-    for function in FUNCTIONS.values():
-        k = EXAMPLE_K if function.needs_k else None
-        rows.append(
-            (
-                code(function.name) + (f" (`k: {k}`)" if k else ""),
-                function.doc,
-                function.takes,
-                code(str(result_type(function.name, INT64, k))),
-                code(flow(aggregated(function.name, EXAMPLE_VALUES, k))),
-                code(flow(aggregated(function.name, (), k))),
-            )
-        )
-    values = ", ".join(map(str, EXAMPLE_VALUES))
-    head = ("function", "gives", "takes", "type of an int64 column", f"of {values}", "of an empty window")
+    """Return the aggregation functions, each computed on its example."""
     intro = """\
 Functions of an entity's rows in a window. What a window covers is [rule 5](../concepts.md#5-windows), what an
 empty one gives [rule 6](../concepts.md#6-empty-windows). The fields of an aggregation are in
-[specs](specs.md#aggregation).
+[specs](specs.md#aggregation); each function works with `where:`, `by:`, `closed:`, `granularity:`, `offset:`
+and the window `lifetime`, which is all rows up to t, and for which the online store keeps every row.
 
 A feature is named `<column>_<function>_<window>`; rows alone `count_<window>`; by category
-`<value>_<function>_<window>`; `name:` stands in place of the column."""
-    return page("Aggregations", intro, table(head, rows))
+`<value>_<function>_<window>`; `name:` stands in place of the column.
+
+A number is an integer, a float or a decimal; single values are numbers, text, bytes, booleans, dates and
+timestamps. Nulls are skipped. In an example the values come a minute apart, the newest at t, or as long
+before it as is said."""
+    return page("Aggregations", intro, *(_aggregation(function) for function in FUNCTIONS.values()))
 
 
-def aggregated(name: str, values: Sequence[int], k: int | None = None) -> Any:
-    """Return an aggregation function's value over integers, computed by its states."""
-    function = FUNCTIONS[name]
-    column, low, high = np.array(values, "<i8"), np.zeros(1, np.int64), np.array([len(values)])
-    parts = [state.reduce(column, low, high) for state in function.states(INT64, k)]
-    return plain_values(*function.finish(parts), result_type(name, INT64, k))[0]
+def _aggregation(function: Function) -> str:
+    example = function.example
+    kind = result_type(function.name, DataType.parse(example.type), **parameters_of(function.name))
+    told = "".join(f" with {code(f'{name}: {flow(value)}')}" for name, value in example.parameters.items())
+    ago = f", {example.ago} s ago" if example.ago else ""
+    lines = [
+        f"- takes: {function.takes}",
+        *(f"- parameter: `{name}:`{_default_of(default)}" for name, default in function.parameters.items()),
+        f"- of no values: {function.empty}",
+        *([f"- bound: {function.bound}"] if function.bound else []),
+        *([f"- source: {function.source}"] if function.source else []),
+        f"- example: of {code(flow(list(example.values)))} ({example.type}{ago}){told},"
+        f" {code(flow(gives(function.name)))} ({kind})",
+    ]
+    return f"## {function.name}\n\n{function.doc}\n\n" + "\n".join(lines)
+
+
+def _default_of(value: Any) -> str:
+    return " (required)" if value is None else f" (default {value})"
 
 
 def specs_page() -> str:
     """Return the fields of every declaration."""
     models: list[type[BaseModel]] = [
         *DECLARATIONS,
-        BatchHalf,
-        StreamHalf,
-        Aggregation,
-        Expectation,
-        Bounds,
-        FeatureSelection,
-        Label,
-        Training,
+        *(BatchHalf, StreamHalf, Aggregation, Expectation, Bounds),
+        *(FeatureSelection, Label, Training),
     ]
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.

@@ -21,10 +21,15 @@ What section 3 leaves open, and what is held here:
 - `last_k` gives at most k non-null values, the oldest of them first, as a sequence model reads them; of no
   value at all it is null, as first and last are.
 - `count_distinct` counts distinct non-null values; NaN is one value, and so are 0.0 and -0.0.
+- `first_k` and `last_k` alike; `top_k` is descending, `bottom_k` and `distinct` ascending, NaN the greatest;
+  `mode` of several is the least. All are null of no value, as `histogram` is.
 - `min` and `max` take whatever has an order: numbers, text, bytes, booleans, dates, timestamps. `sum`, `avg`,
-  `var` and `std` take numbers only; booleans, text and instants are refused (TypeError).
-- `var` and `std` of fewer than two values are null, whatever the one is. With a NaN or an infinity among two
-  or more they are NaN, as the mean or a deviation is.
+  moments, percentiles and decaying sums take numbers only; booleans, text and instants are a TypeError.
+- `var` and `std` of fewer than two values are null, whatever the one is; `skew` below three, `kurtosis` below
+  four. With a NaN or an infinity among enough they are NaN, as the mean or a deviation is.
+- `approx_percentile` stands for the value at rank floor(p (n - 1)), counted from 0; with a NaN it is NaN.
+- `decay_sum` and `decay_avg` of no value are null. Infinities and NaN in them do not fade.
+- Ages, in `seconds_since_first`, `seconds_since_last` and decay, are t less the event time: no offset.
 - Infinities of both signs sum to NaN. A sum past the largest float is infinite.
 - An integer `sum` outside int64 is null; so is a decimal one of more than 38 digits. `avg`, `var` and `std`
   are floats of the exact quotient: nothing in them overflows an integer.
@@ -166,14 +171,16 @@ def plain(rows: Iterable[Row], key: Any, t: int, column: str, **options: Any) ->
 def in_window(
     event_time: int,
     t: int,
-    width: int,
+    width: int | None,
     *,
     closed: str = "right",
     granularity: int | None = None,
     offset: int = 0,
 ) -> bool:
-    """Return whether an event at `event_time` is in the window of `width` at `t`."""
+    """Return whether an event at `event_time` is in the window of `width` (None: a lifetime) at `t`."""
     right = t - offset
+    if width is None:
+        return event_time < right if closed == "left" else event_time <= right
     left = right - width
     if granularity is not None:
         left = left - left % granularity
@@ -187,11 +194,13 @@ def evaluate(
     key: Any,
     t: int,
     function: str,
-    width: int,
+    width: int | None,
     *,
     column: str | None = None,
     type: str = "",
     k: int | None = None,
+    half_life: int | None = None,
+    percentile: float | None = None,
     by: str | None = None,
     value: Any = None,
     where: Predicate | None = None,
@@ -203,11 +212,10 @@ def evaluate(
     base: Row | None = None,
 ) -> Any:
     """Return one aggregate of `key` at `t`. `type` names the result's type, for the zero of an empty sum."""
-    found = counted(
+    found = counting_rows(
         facts(rows, key, t, closed=closed, as_known=as_known, on_duplicate=on_duplicate, base=base),
         t,
         width,
-        column=column,
         by=by,
         value=value,
         where=where,
@@ -215,24 +223,31 @@ def evaluate(
         granularity=granularity,
         offset=offset,
     )
-    return aggregate(function, found, type=type, k=k)
+    return aggregate(
+        function,
+        values_of(found, column),
+        type=type,
+        k=k,
+        half_life=half_life,
+        percentile=percentile,
+        ages=ages_of(found, t),
+    )
 
 
-def counted(
+def counting_rows(
     rows: Sequence[Row],
     t: int,
-    width: int,
+    width: int | None,
     *,
-    column: str | None,
     by: str | None,
     value: Any,
     where: Predicate | None,
     closed: str,
     granularity: int | None,
     offset: int,
-) -> list[Any]:
-    """Return what an aggregation sees of ordered rows: values of the column, True for a row without one."""
-    values = []
+) -> list[Row]:
+    """Return those of the ordered rows that an aggregation counts."""
+    counting = []
     for row in rows:
         if not in_window(
             row["__event_time"], t, width, closed=closed, granularity=granularity, offset=offset
@@ -242,19 +257,39 @@ def counted(
             continue
         if where is not None and where(row) is not True:
             continue
-        values.append(True if column is None else row[column])
-    return values
+        counting.append(row)
+    return counting
+
+
+def values_of(rows: Sequence[Row], column: str | None) -> list[Any]:
+    """Return what an aggregation sees of rows: values of the column, True for a row without one."""
+    return [True if column is None else row[column] for row in rows]
+
+
+def ages_of(rows: Sequence[Row], t: int) -> list[int]:
+    """Return how long before `t` each row happened, in microseconds."""
+    return [t - row["__event_time"] for row in rows]
 
 
 # Functions
 
 
-def aggregate(function: str, values: Sequence[Any], *, type: str = "", k: int | None = None) -> Any:
-    """Return `function` of a window's values in order, nulls among them."""
+def aggregate(
+    function: str,
+    values: Sequence[Any],
+    *,
+    type: str = "",
+    k: int | None = None,
+    half_life: int | None = None,
+    percentile: float | None = None,
+    ages: Sequence[int] | None = None,
+) -> Any:
+    """Return `function` of a window's values in order, nulls among them; `ages` are their rows', in µs."""
     present = [_positive_zero(value) for value in values if value is not None]
+    old = [age for age, value in zip(ages or [0] * len(values), values, strict=True) if value is not None]
     if function == "count":
         return len(present)
-    if function == "count_distinct":
+    if function in ("count_distinct", "approx_count_distinct"):
         return len({"NaN" if _is_nan(value) else (0, value) for value in present})
     if function == "first":
         return present[0] if present else None
@@ -263,6 +298,30 @@ def aggregate(function: str, values: Sequence[Any], *, type: str = "", k: int | 
     if function == "last_k":
         assert k is not None
         return present[-k:] or None
+    if function == "first_k":
+        assert k is not None
+        return present[:k] or None
+    if function in ("top_k", "bottom_k"):
+        assert k is not None
+        return _ranked(present, descending=function == "top_k")[:k] or None
+    if function == "distinct":
+        return _once(_ranked(present)) or None
+    if function in ("mode", "histogram"):
+        often = [(value, _occurrences(value, present)) for value in _once(_ranked(present))]
+        if function == "histogram":
+            return dict(often) or None
+        most = max((count for _, count in often), default=0)
+        return next((value for value, count in often if count == most), None)
+    if function == "lag":
+        assert k is not None
+        return present[-1 - k] if len(present) > k else None
+    if function == "seconds_since_first":
+        return old[0] / 1_000_000 if old else None
+    if function == "seconds_since_last":
+        return old[-1] / 1_000_000 if old else None
+    if function == "diff":
+        assert k is not None
+        return _difference(present[-1], present[-1 - k], type) if len(present) > k else None
     if function in ("min", "max"):
         return _extreme(function, present)
     _only_numbers(function, present)
@@ -274,6 +333,20 @@ def aggregate(function: str, values: Sequence[Any], *, type: str = "", k: int | 
         return _rounded(_variance(present))
     if function == "std":
         return _root(_variance(present))
+    if function == "var_pop":
+        return _rounded(_variance(present, population=True))
+    if function == "std_pop":
+        return _root(_variance(present, population=True))
+    if function == "skew":
+        return _skewness(present)
+    if function == "kurtosis":
+        return _rounded(_kurtosis(present))
+    if function == "approx_percentile":
+        assert percentile is not None
+        return _at_rank(present, percentile)
+    if function in ("decay_sum", "decay_avg"):
+        assert half_life is not None
+        return _decayed(present, old, half_life, function == "decay_avg")
     raise ValueError(f"the oracle knows no function '{function}'")
 
 
@@ -324,16 +397,117 @@ def _average(present: list[Any]) -> float | None:
     return _rounded(total / len(present) if isinstance(total, Fraction) else total)
 
 
-def _variance(present: list[Any]) -> Fraction | float | None:
-    if len(present) < 2:
+def _variance(present: list[Any], *, population: bool = False) -> Fraction | float | None:
+    if len(present) < (1 if population else 2):
         return None
-    if any(_is_nan(value) or _is_infinite(value) for value in present):
+    if _is_odd(present):
         return math.nan
+    return _powers(present, 2) / (len(present) if population else len(present) - 1)
+
+
+def _is_odd(present: list[Any]) -> bool:
+    return any(_is_nan(value) or _is_infinite(value) for value in present)
+
+
+def _powers(present: list[Any], power: int) -> Fraction:
+    """Return the sum of a power of the deviations from the mean."""
     mean = sum((Fraction(value) for value in present), Fraction(0)) / len(present)
-    squares = Fraction(0)
+    total = Fraction(0)
     for value in present:
-        squares += (Fraction(value) - mean) ** 2
-    return squares / (len(present) - 1)
+        total += (Fraction(value) - mean) ** power
+    return total
+
+
+def _skewness(present: list[Any]) -> float | None:
+    """Return n sqrt(n - 1) / (n - 2) * M3 / M2 ** 1.5."""
+    n = len(present)
+    if n < 3:
+        return None
+    if _is_odd(present):
+        return math.nan
+    second, third = _powers(present, 2), _powers(present, 3)
+    if second == 0:
+        return 0.0
+    size = _root(third**2 * n**2 * (n - 1) / ((n - 2) ** 2 * second**3))
+    assert size is not None
+    return size if third > 0 else -size
+
+
+def _kurtosis(present: list[Any]) -> Fraction | float | None:
+    """Return n (n + 1) (n - 1) / ((n - 2) (n - 3)) * M4 / M2 ** 2 - 3 (n - 1) ** 2 / ((n - 2) (n - 3))."""
+    n = len(present)
+    if n < 4:
+        return None
+    if _is_odd(present):
+        return math.nan
+    second = _powers(present, 2)
+    if second == 0:
+        return 0.0
+    rest = (n - 2) * (n - 3)
+    return n * (n + 1) * (n - 1) * _powers(present, 4) / second**2 / rest - Fraction(3 * (n - 1) ** 2, rest)
+
+
+def _at_rank(present: list[Any], percentile: float) -> float | None:
+    if not present:
+        return None
+    if any(_is_nan(value) for value in present):
+        return math.nan
+    rank = Fraction(str(percentile)) * (len(present) - 1)
+    return float(sorted(present)[rank.numerator // rank.denominator])
+
+
+_FINE = Context(prec=60, Emin=-(10**15), Emax=10**15)
+
+
+def _weight(age: int, half_life: int) -> Decimal:
+    halvings = _FINE.divide(Decimal(age), Decimal(half_life))
+    return _FINE.power(Decimal(2), -halvings)
+
+
+def _decayed(present: list[Any], ages: list[int], half_life: int, is_mean: bool) -> float | None:
+    if not present:
+        return None
+    if _is_odd(present):
+        whole = _float_total([value for value in present if _is_odd([value])])
+        assert isinstance(whole, float)
+        return whole
+    total, weights = Decimal(0), Decimal(0)
+    for value, age in zip(present, ages, strict=True):
+        weight = _weight(age, half_life)
+        total = _FINE.add(total, _FINE.multiply(Decimal(value), weight))
+        weights = _FINE.add(weights, weight)
+    return float(_FINE.divide(total, weights) if is_mean else total) + 0.0
+
+
+def _ranked(present: list[Any], *, descending: bool = False) -> list[Any]:
+    """Return the values in order, NaN as the greatest."""
+    numbers = sorted((value for value in present if not _is_nan(value)), reverse=descending)
+    missing = [value for value in present if _is_nan(value)]
+    return missing + numbers if descending else numbers + missing
+
+
+def _once(ranked: list[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for value in ranked:
+        if not kept or not same(kept[-1], value):
+            kept.append(value)
+    return kept
+
+
+def _occurrences(value: Any, present: list[Any]) -> int:
+    return sum(1 for other in present if same(value, other))
+
+
+def _difference(newest: Any, before: Any, type: str) -> Any:
+    if isinstance(newest, float):
+        return newest - before + 0.0
+    if isinstance(newest, Decimal):
+        exact = Context(prec=200).subtract(newest, before)
+        return exact if len(exact.as_tuple().digits) <= 38 else None
+    _only_numbers("diff", [newest, before])
+    if type == "float64":  # of timestamps
+        return (newest - before) / 1_000_000
+    return newest - before if -(2**63) <= newest - before < 2**63 else None
 
 
 def _float_total(present: list[Any]) -> Fraction | float:
@@ -400,6 +574,8 @@ def same(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
         return len(expected) == len(got) and all(
             same(one, other, tolerance) for one, other in zip(expected, got, strict=True)
         )
+    if isinstance(expected, dict):
+        return isinstance(got, dict) and list(expected.items()) == list(got.items())
     if _is_nan(expected) or _is_nan(got):
         return _is_nan(expected) and _is_nan(got)
     if isinstance(expected, bool) != isinstance(got, bool):
@@ -407,15 +583,39 @@ def same(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
     return bool(expected == got) or (tolerance > 0.0 and abs(expected - got) <= tolerance)
 
 
-def tolerance(function: str, values: Sequence[Any]) -> float:
-    """Return how far a result may lie from the oracle's: 0 but for float sums, averages and variances.
+def tolerance(
+    function: str,
+    values: Sequence[Any],
+    *,
+    half_life: int | None = None,
+    percentile: float | None = None,
+    ages: Sequence[int] = (),
+) -> float:
+    """Return how far a result may lie from the oracle's: 0 but for float sums, moments and approximations.
 
-    It is infinite for a variance with |mean| past 1e10 deviations, of which nothing is promised.
+    It is infinite for moments with |mean| past 1e10 deviations, of which nothing is promised.
     """
     present = [value for value in values if value is not None]
-    if function not in ("sum", "avg", "var", "std") or not present:
+    if function == "approx_count_distinct":
+        distinct = aggregate(function, values)
+        return 0.0 if distinct <= 511 else 0.08 * distinct
+    if function == "approx_percentile" and present:
+        assert percentile is not None
+        exact = _at_rank(present, percentile)
+        return 0.0 if exact is None or _is_odd([exact]) else 0.01 * abs(exact) + 2.0**-1022
+    if function in ("decay_sum", "decay_avg") and present:
+        assert half_life is not None
+        if _is_odd(present):
+            return 0.0
+        old = [age for age, value in zip(ages, values, strict=True) if value is not None]
+        sizes = _decayed([abs(value) for value in present], old, half_life, function == "decay_avg")
+        assert sizes is not None
+        return 1e-12 * sizes + 2.0**-1022
+    if function in ("skew", "kurtosis"):
+        return _shape_tolerance(function, present)
+    if function not in ("sum", "avg", "var", "std", "var_pop", "std_pop") or not present:
         return 0.0
-    if any(_is_nan(value) or _is_infinite(value) for value in present):
+    if _is_odd(present):
         return 0.0
     if function == "sum" and not isinstance(present[0], float):
         return 0.0
@@ -424,14 +624,40 @@ def tolerance(function: str, values: Sequence[Any]) -> float:
         return _limit(magnitudes, 1e-15)
     if function == "avg":
         return _limit(magnitudes / len(present), 1e-15)
-    variance = _variance(present)
+    variance = _variance(present, population=function.endswith("_pop"))
     if variance is None or variance == 0:
         return 0.0
-    mean = sum((Fraction(value) for value in present), Fraction(0)) / len(present)
-    if mean**2 > variance * 10**20:
+    if _is_far(present):
         return math.inf
-    result = _rounded(variance) if function == "var" else _root(variance)
+    result = _rounded(variance) if function.startswith("var") else _root(variance)
     return 0.0 if result is None or math.isinf(result) else 1e-9 * result
+
+
+def _is_far(present: list[Any]) -> bool:
+    """Return whether the mean lies more than 1e10 deviations from 0."""
+    mean = sum((Fraction(value) for value in present), Fraction(0)) / len(present)
+    variance = _powers(present, 2) / len(present)
+    return mean**2 > variance * 10**20
+
+
+def _shape_tolerance(function: str, present: list[Any]) -> float:
+    n = len(present)
+    if n < (3 if function == "skew" else 4) or _is_odd(present):
+        return 0.0
+    second = _powers(present, 2)
+    if second == 0:
+        return 0.0
+    if _is_far(present):
+        return math.inf
+    if function == "kurtosis":
+        exact = _kurtosis(present)
+        assert exact is not None
+        return 1e-9 * (float(exact) + 6 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    mean = sum((Fraction(value) for value in present), Fraction(0)) / n
+    cubes = sum((abs(Fraction(value) - mean) ** 3 for value in present), Fraction(0))
+    size = _root(cubes**2 * n**2 * (n - 1) / ((n - 2) ** 2 * second**3))
+    assert size is not None
+    return 1e-9 * size
 
 
 def _limit(magnitudes: Fraction, share: float) -> float:
@@ -471,11 +697,10 @@ def expected_cells(
     cells = {field.name: Cell(None if row is None else row[field.name]) for field in plan.plain}
     for column in plan.aggregates:
         closed = "left" if column.window.left_closed else "right"
-        values = counted(
+        counting = counting_rows(
             facts(rows, key, t, closed=closed, base=base, **reading),
             t,
             column.window.width,
-            column=column.input.column,
             by=column.input.by,
             value=column.input.value,
             where=None if column.input.where is None else predicate(column.input.where),
@@ -483,8 +708,10 @@ def expected_cells(
             granularity=column.window.granularity,
             offset=column.window.offset,
         )
-        result = aggregate(column.function, values, type=str(column.type), k=column.k)
-        cells[column.name] = Cell(result, tolerance(column.function, values))
+        values, ages = values_of(counting, column.input.column), ages_of(counting, t)
+        told = {"half_life": column.half_life, "percentile": column.percentile, "ages": ages}
+        result = aggregate(column.function, values, type=str(column.type), k=column.k, **told)
+        cells[column.name] = Cell(result, tolerance(column.function, values, **told))
     return cells
 
 

@@ -95,24 +95,51 @@ COLUMNS: dict[str, str] = {
     "at": "timestamp",
     "raw": "binary",
     "price": "decimal(10,2)",
+    "long": "decimal(38,4)",
+    "tags": "list<string>",
+    "days": "list<date>",
 }
 TYPES: dict[str, DataType] = {name: DataType.parse(text) for name, text in COLUMNS.items()}
 _BY_SQL = {parse(text, TYPES).sql: twin for text, twin in CONDITIONS.items()}
 
 
+NUMERIC = (
+    *("sum", "avg", "var", "std", "var_pop", "std_pop", "skew", "kurtosis"),
+    *("approx_percentile", "decay_sum", "decay_avg"),
+)
+ANY = (
+    *("count", "first", "last", "first_k", "last_k", "lag"),
+    *("seconds_since_first", "seconds_since_last"),
+)
+ROWS = ("count", "seconds_since_first", "seconds_since_last")
+PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    **{name: {"k": st.integers(1, 4)} for name in ("first_k", "last_k", "top_k", "bottom_k", "lag", "diff")},
+    **{
+        name: {"half_life": st.sampled_from([1, 7_000_001, 3_600_000_000])}
+        for name in ("decay_sum", "decay_avg")
+    },
+    "approx_percentile": {"percentile": st.sampled_from([0.0, 0.1, 0.29, 0.5, 0.95, 1.0])},
+}
+"""What functions are told beside a column, by their names."""
+
+
 def takes(function: str, column: str) -> bool:
     """Tell whether the function takes the column, by the list of the reference."""
     kind = COLUMNS[column]
-    if function in ("sum", "avg", "var", "std"):
-        return kind.startswith(("int", "uint", "float"))
-    return function == "count" or not kind.startswith("decimal")
+    if function in NUMERIC:
+        return kind.startswith(("int", "uint", "float", "decimal"))
+    if function == "diff":
+        return kind.startswith(("int", "uint", "float", "decimal", "date", "timestamp"))
+    if function == "histogram":
+        return not kind.startswith(("float", "list"))
+    return function in ANY or not kind.startswith("list")
 
 
 @st.composite
 def windows(draw: DrawFn, spans: Sequence[int], closed: bool | None = None) -> Window:
     """Return a window of one of the spans, at times left-closed, coarse or shifted."""
     return Window(
-        draw(st.sampled_from(spans)),
+        draw(st.sampled_from([*spans, None])),
         draw(st.booleans()) if closed is None else closed,
         draw(st.sampled_from([None, None, *spans, spans[0] // 3 + 1])),
         draw(st.sampled_from([0, 0, *spans])),
@@ -128,7 +155,7 @@ def aggregate_columns(
     for number in range(draw(st.integers(1, most))):
         function = draw(st.sampled_from(functions))
         columns: list[str | None] = [name for name in COLUMNS if takes(function, name)]
-        if function == "count":
+        if function in ROWS:
             columns.append(None)
         column = draw(st.sampled_from(columns))
         kind = None if column is None else TYPES[column]
@@ -137,15 +164,17 @@ def aggregate_columns(
         value = None
         if by is not None:
             value = draw(st.sampled_from({"kind": ["a", "b"], "small": [0, 1], "flag": [True, False]}[by]))
-        k = draw(st.integers(1, 4)) if function == "last_k" else None
+        told = {name: draw(strategy) for name, strategy in PARAMETERS.get(function, {}).items()}
         made.append(
             AggregateColumn(
                 f"f{number}",
                 function,
                 Input(column, kind, None if where is None else parse(where, TYPES), by, value),
                 draw(windows(spans)),
-                k,
-                result_type(function, kind, k),
+                told.get("k"),
+                result_type(function, kind, **told),
+                told.get("half_life"),
+                told.get("percentile"),
             )
         )
     return tuple(made)

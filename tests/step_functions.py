@@ -43,6 +43,17 @@ def later(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("at").dt.offset_by("1h").alias("later"))
 
 
+def documented(rows: pl.DataFrame) -> pl.DataFrame:
+    """A document of the name and the amount, as text of the author's; none of a negative amount."""
+    texts = [f'{{"n": "{n}", "a": {a}}}' if a >= 0 else "{" for n, a in rows.select("name", "amount").rows()]
+    return pl.DataFrame({"doc": texts})
+
+
+def packed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The same as a struct."""
+    return rows.select(doc=pl.struct(n="name", a="amount"))
+
+
 def nothing(rows: pl.DataFrame) -> pl.DataFrame:
     """A column without any type."""
     return rows.select(twice=pl.lit(None))
@@ -53,3 +64,24 @@ def embedded(rows: pl.DataFrame) -> pl.DataFrame:
     pixels = rows["pixels"].to_numpy()
     made = pl.Series(np.stack([pixels[:, 3] / 2, pixels.mean(axis=1)], axis=1))
     return pl.DataFrame({"embedding": made.set(rows["pixels"].is_null(), None)})
+
+
+def listed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The amount and its double, as lists."""
+    return rows.select(made=pl.concat_list("amount", pl.col("amount") * 2))
+
+
+def stacked(rows: pl.DataFrame) -> pl.DataFrame:
+    """The amount and its double, as rows of numpy."""
+    amounts = rows["amount"].to_numpy()
+    return pl.DataFrame({"made": np.stack([amounts, amounts * 2], axis=1)})
+
+
+def holed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The amount and a null, as lists."""
+    return rows.select(made=pl.concat_list("amount", pl.lit(None, pl.Float64)))
+
+
+def texts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Numbers as text, in lists."""
+    return rows.select(made=pl.concat_list(pl.lit("1"), pl.lit("2")))

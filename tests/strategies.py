@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from hypothesis import strategies as st
@@ -59,7 +59,11 @@ def values(kind: str, *, nulls: bool = True, special: bool = True) -> SearchStra
         made = st.one_of(st.integers(max(low, -9), 9), st.sampled_from(some))
     elif kind.startswith("decimal"):
         scale = int(kind.rstrip(")").split(",")[1])
-        made = st.integers(-999, 999).map(lambda number: Decimal(number).scaleb(-scale))
+        digits = int(kind.split("(")[1].split(",")[0])
+        numbers = st.integers(-999, 999)
+        if digits > 18:
+            numbers = st.one_of(numbers, st.sampled_from([10**digits - 1, 1 - 10**digits, 10**digits // 3]))
+        made = numbers.map(lambda number: Decimal(number).scaleb(-scale, Context(prec=80)))
     elif kind == "bool":
         made = st.booleans()
     elif kind == "string":
@@ -70,6 +74,8 @@ def values(kind: str, *, nulls: bool = True, special: bool = True) -> SearchStra
         made = st.integers(20_000, 20_005)
     elif kind == "timestamp":
         made = st.sampled_from([ORIGIN, ORIGIN + 1, ORIGIN - HOUR, EPOCH])
+    elif kind.startswith("list<"):
+        made = st.lists(values(kind[5:-1]), max_size=3)
     else:
         raise ValueError(f"no strategy for values of type {kind}")
     return st.one_of(st.none(), made, made, made) if nulls else made
@@ -99,7 +105,8 @@ def spans(plan: Any) -> list[int]:
     found = {plan.ttl or 0}
     for column in plan.aggregates:
         window = column.window
-        found |= {window.width, window.offset, window.width + window.offset, window.granularity or 0}
+        width = window.width or 0
+        found |= {width, window.offset, width + window.offset, window.granularity or 0}
     return sorted(found - {0})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -95,3 +95,28 @@ def test_two_columns_of_one_name_are_refused() -> None:
 def test_types_that_the_door_never_takes_still_have_digests() -> None:
     frame = pl.DataFrame({"s": [{"a": 1}, None]})
     assert digest(frame) != digest(pl.DataFrame({"s": [{"a": 2}, None]}))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([[1.0, 2.0], None], dtype=pl.Array(pl.Float32, 2)),
+        pl.Series([[[1.0, 2.0], None], None], dtype=pl.List(pl.Array(pl.Float32, 2))),
+        pl.Series([[[1.0]], None], dtype=pl.Array(pl.Array(pl.Float64, 1), 1)),
+        pl.Series([[{"a": 1}], None]),
+        pl.Series([[timedelta(1)], None]),
+        pl.Series([["a", None], None], dtype=pl.List(pl.Categorical)),
+    ],
+    ids=lambda column: str(column.dtype),
+)
+def test_columns_of_lists_of_any_kind_have_a_digest_of_their_values(column: pl.Series) -> None:
+    frame = pl.DataFrame({"a": column})
+    assert digest(frame) == digest(frame.clone())
+    assert digest(frame) != digest(frame[:1])
+
+
+def test_fixed_size_arrays_have_the_digest_of_lists() -> None:
+    lists = pl.Series([[1.0, 2.0], None], dtype=pl.List(pl.Float64))
+    assert digest(pl.DataFrame({"a": lists})) == digest(
+        pl.DataFrame({"a": lists.cast(pl.Array(pl.Float64, 2))})
+    )

@@ -106,7 +106,7 @@ SETS = {
     ),
     "a sum over text": (
         "aggregations:\n  - {column: merchant, functions: [sum], windows: [2h]}\n",
-        "a.yaml:6: aggregations[0].functions: sum needs an integer or a float, found string in 'merchant'."
+        "a.yaml:6: aggregations[0].functions: sum needs a number, found string in 'merchant'."
         " Known: amount, shop.",
     ),
     "a typo in a function": (
@@ -119,7 +119,44 @@ SETS = {
     ),
     "k for nothing": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [2h], k: 3}\n",
-        "a.yaml:6: aggregations[0].k: none of the functions keeps k values. Only last_k does.",
+        "a.yaml:6: aggregations[0].k: none of the functions has k:."
+        " Those that do: first_k, last_k, top_k, bottom_k, lag, diff.",
+    ),
+    "a sum over instants": (
+        "aggregations:\n  - {column: at, functions: [sum], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: sum needs a number, found timestamp in 'at'."
+        " Known: amount, shop.",
+    ),
+    "a histogram over floats": (
+        "aggregations:\n  - {column: amount, functions: [histogram], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: histogram needs a column of single values that are no floats,"
+        " found float64 in 'amount'. Known: at, id, merchant, shop, who.",
+    ),
+    "decay without half_life": (
+        "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: decay_sum needs half_life:, after how long a value counts"
+        " half.",
+    ),
+    "a half_life of nothing": (
+        "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h], half_life: 0s}\n",
+        "a.yaml:6: aggregations[0].half_life: '0s' is no time at all. Write a duration above zero.",
+    ),
+    "a half_life for nothing": (
+        "aggregations:\n  - {column: amount, functions: [sum], windows: [2h], half_life: 1h}\n",
+        "a.yaml:6: aggregations[0].half_life: none of the functions has half_life:."
+        " Those that do: decay_sum, decay_avg.",
+    ),
+    "a percentile is missing": (
+        "aggregations:\n  - {column: amount, functions: [approx_percentile], windows: [lifetime]}\n",
+        "a.yaml:6: aggregations[0].functions: approx_percentile needs percentile:, the share of values below"
+        " the one it gives, such as 0.95.",
+    ),
+    "two percentiles by one name": (
+        "aggregations:\n"
+        "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.5}\n"
+        "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.9}\n",
+        "a.yaml:7: aggregations[1]: the feature 'amount_approx_percentile_1d' is already made by"
+        " aggregations[0]. Give one of them a name:, which replaces the column in the feature's name.",
     ),
     "a window of nothing": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [0s]}\n",
@@ -137,7 +174,12 @@ SETS = {
     "categories of measures": (
         "aggregations:\n  - {by: amount, values: [1], functions: [count], windows: [2h]}\n",
         "a.yaml:6: aggregations[0].values: 'amount' is of type float64;"
-        " categories are text, integers or booleans.",
+        " categories are text, integers or booleans."
+        " Cast the column in a step, or say what counts with where:.",
+    ),
+    "a category beyond the column's range": (
+        "aggregations:\n  - {by: shop, values: [9223372036854775808], functions: [count], windows: [1h]}\n",
+        "a.yaml:6: aggregations[0].values: 9223372036854775808 is no int64, the type of 'shop'.",
     ),
     "two aggregations of one name": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [2h]}\n"

@@ -358,6 +358,9 @@ def test_a_base_row_counts_once_whether_or_not_it_has_arrived() -> None:
             assert evaluate(rows, "a", 2 * HOUR, "count", 9 * HOUR, base=base, closed="left") == 1
 
 
+NOTHING = {"k": None, "half_life": None, "percentile": None}
+
+
 def _plan(**given: Any) -> Any:
     window = SimpleNamespace(width=2 * HOUR, left_closed=False, granularity=None, offset=0)
     everything = SimpleNamespace(column="amount", where=None, by=None, value=None)
@@ -367,10 +370,15 @@ def _plan(**given: Any) -> Any:
         plain=(SimpleNamespace(name="amount"),),
         aggregates=(
             SimpleNamespace(
-                name="amount_sum_2h", function="sum", input=everything, window=window, k=None, type="float64"
+                name="amount_sum_2h",
+                function="sum",
+                input=everything,
+                window=window,
+                type="float64",
+                **NOTHING,
             ),
             SimpleNamespace(
-                name="count_2h", function="count", input=large, window=window, k=None, type="int64"
+                name="count_2h", function="count", input=large, window=window, type="int64", **NOTHING
             ),
         ),
         **({"ttl": None, "left_closed": False} | given),

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from featurestore.aggregates import FUNCTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -38,27 +35,6 @@ def test_the_committed_page_is_fresh(name: str, texts: dict[str, str]) -> None:
 def test_there_are_no_other_pages(texts: dict[str, str]) -> None:
     pages = sorted(path.name for path in FOLDER.iterdir())
     assert pages == sorted(texts) == [f"{name}.md" for name in NAMES]
-
-
-def test_the_examples_of_aggregations_are_right() -> None:
-    script = importlib.import_module("reference_declared")
-    values = [2, 6, 10]
-    expected = {
-        "count": (3, 0),
-        "sum": (18, 0),
-        "avg": (6.0, None),
-        "min": (2, None),
-        "max": (10, None),
-        "var": (statistics.variance(values), None),
-        "std": (statistics.stdev(values), None),
-        "first": (2, None),
-        "last": (10, None),
-        "count_distinct": (3, 0),
-        "last_k": ([6, 10], None),
-    }
-    assert {
-        name: (script.aggregated(name, values, 2), script.aggregated(name, (), 2)) for name in FUNCTIONS
-    } == expected
 
 
 def test_every_reason_of_a_dead_letter_is_one_that_the_code_gives() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from typing import Any
 
 import polars as pl
@@ -55,6 +56,18 @@ def test_outputs_are_columns_of_declared_types() -> None:
 def test_timestamps_are_instants_in_rows() -> None:
     plan = plan_of("later", {"later": "timestamp"}, inputs=["at"])
     assert compile_rows(plan)(row(1.0)) == {**row(1.0), "later": 3_600_000_000}
+
+
+def test_documents_become_canonical_and_what_is_none_is_refused() -> None:
+    for function in ("documented", "packed"):
+        plan = plan_of(function, {"doc": "json"})
+        kept, _ = run(plan, frame(1.0))
+        assert kept["doc"].to_list() == ['{"a":1,"n":"ab"}']
+        assert compile_rows(plan)(row(1.0))["doc"] == '{"a":1,"n":"ab"}'  # type: ignore[index]
+    plan = plan_of("documented", {"doc": "json"})
+    kept, rejected = run(plan, frame(2.5, -1.0))
+    assert kept["doc"].to_list() == ['{"a":2.5,"n":"ab"}']
+    assert rejected["__reason"].to_list() == [f"python: {MODULE}:documented returned no json in 'doc': '{{'"]
 
 
 def test_a_column_without_type_is_null() -> None:
@@ -128,3 +141,31 @@ def test_a_function_that_cannot_be_used_is_an_error_of_the_spec(function: str, m
         )
     assert str(error.value).startswith("f.yaml:3: python: ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("function", ["listed", "stacked"])
+def test_vectors_come_of_lists_and_of_numpy_rows(function: str) -> None:
+    plan = plan_of(function, {"made": "vector<float32,2>"}, inputs=["amount"])
+    kept, rejected = run(plan, frame(0.5, -0.0))
+    assert kept.schema["made"] == pl.Array(pl.Float32, 2)
+    assert repr(kept["made"].to_list()) == "[[0.5, 1.0], [0.0, 0.0]]"
+    assert rejected.height == 0
+    assert repr(compile_rows(plan)(row(-0.0))["made"]) == "[0.0, 0.0]"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "why"),
+    [
+        ("listed", "vector<float32,3>", "it has 2 items"),
+        ("stacked", "vector<float64,1>", "it has 2 items"),
+        ("holed", "vector<float32,2>", "item 2 is null"),
+        ("texts", "vector<float32,2>", "List\\(String\\)"),
+    ],
+)
+def test_a_list_that_is_no_vector_rejects_its_row_and_says_why(function: str, kind: str, why: str) -> None:
+    plan = plan_of(function, {"made": kind}, inputs=["amount"])
+    kept, rejected = run(plan, frame(1.0))
+    assert kept.height == 0
+    with pytest.raises(RowRejected, match=why):
+        compile_rows(plan)(row(1.0))
+    assert re.search(why, rejected["__reason"][0])

@@ -78,6 +78,7 @@ VALUES: dict[str, list[Any]] = {
     "binary": BYTES,
     "date": DAYS,
     "timestamp": INSTANTS,
+    "json": ['{"a":[1,null,{"é":"x"}]}', "[]", '"text"', "123456789012345678901234567890", "false"],
     "list<int64>": [[], [None], [2**63 - 1, -(2**63), None, 2**53 + 1], [0] * 100],
     "list<uint64>": [[2**64 - 1, 0, None], []],
     "list<float64>": [[NAN, INF, -INF, -0.0, None], [], [5e-324, 0.1]],
@@ -102,6 +103,9 @@ COLUMN = {text: name for name, text in zip(TYPES, VALUES, strict=True)}
 ROWS = max(map(len, VALUES.values())) + 1  # and one of nulls
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = "2026-03-01T12:00:00Z"
+SINGLE = ("first", "last", "min", "max", "mode")
+COUNTING = ("count", "count_distinct")
+LISTING = ("first_k", "last_k", "top_k", "bottom_k", "distinct")
 ROUTES = ["parquet", "ndjson", "csv", "stream"]
 
 
@@ -212,11 +216,8 @@ def aggregations(route: str) -> str:
     for name, kind in TYPES.items():
         if route == "csv" and has_lists(kind):
             continue
-        wanted = ("first", "last", "min", "max", "count", "count_distinct")
-        functions = [f for f in wanted if FUNCTIONS[f].accepts(kind)]
-        lines.append(f"  - {{column: {name}, functions: [{', '.join(functions)}], windows: [1d]}}")
-        if FUNCTIONS["last_k"].accepts(kind):
-            lines.append(f"  - {{column: {name}, functions: [last_k], k: 3, windows: [1d]}}")
+        functions = [f for f in (*SINGLE, *COUNTING, *LISTING) if FUNCTIONS[f].accepts(kind)]
+        lines.append(f"  - {{column: {name}, functions: [{', '.join(functions)}], k: 3, windows: [1d]}}")
     return "\n".join(lines)
 
 
@@ -378,17 +379,17 @@ def test_an_aggregate_gives_the_value_as_it_went_in(
 ) -> None:
     name, kind = COLUMN[text], DataType.parse(text)
     natural = [kept(sent(route, text, row)) for row in range(ROWS)]
-    for function in ("first", "last", "min", "max", "last_k"):
+    for function in (*SINGLE, *LISTING):
         if not FUNCTIONS[function].accepts(kind):
             continue
         feature = f"{name}_{function}_1d"
-        expected = [None if v is None else [v] for v in natural] if function == "last_k" else natural
+        expected = [None if v is None else [v] for v in natural] if function in LISTING else natural
         assert told(trained[route][feature].to_list()) == told(expected), feature
         rows = told([row_form(item) for item in expected])
         assert told(column(served[route]["local"], feature)) == rows, feature
         assert told(column(served[route]["remote"], feature)) == rows, feature
         assert told(served[route]["json"][feature]) == told([json_out(item) for item in expected]), feature
-    for function in ("count", "count_distinct"):
+    for function in COUNTING:
         if FUNCTIONS[function].accepts(kind):
             counted = [0 if item is None else 1 for item in natural]
             assert trained[route][f"{name}_{function}_1d"].to_list() == counted

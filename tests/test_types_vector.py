@@ -14,6 +14,7 @@ import pytest
 from featurestore import FeatureStore, tables
 from featurestore.errors import SpecError
 from featurestore.expressions import parse
+from featurestore.online.frames import pack as packed_rows
 from featurestore.online.requests import row_value
 from featurestore.rows import identity
 from featurestore.rows.casting import Context, cast
@@ -83,6 +84,16 @@ def test_bytes_are_the_items_and_nothing_else() -> None:
         )[0]
         == 0.1
     )
+
+
+def test_online_a_vector_takes_its_bytes_and_few_more() -> None:
+    for text, size in (("vector<float32,512>", 2048), ("vector<float64,512>", 4096)):
+        field = Field("v", DataType.parse(text))
+        [data] = packed_rows(
+            pl.DataFrame({"v": pl.Series([[0.5] * 512], dtype=field.type.polars())}), [field]
+        )
+        assert data is not None
+        assert size < len(data) < size + 8
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 9, 100])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Label,
         Source,
         StreamHalf,
+        Test,
         Training,
     )
     from featurestore.store import FeatureStore
@@ -42,6 +43,7 @@ __all__ = [
     "Source",
     "SpecError",
     "StreamHalf",
+    "Test",
     "Training",
     "__version__",
 ]

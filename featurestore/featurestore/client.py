@@ -188,7 +188,7 @@ def _result(answer: bytes) -> VectorResult:
     columns = tuple(
         Field(name, DataType.parse(text)) for name, text in zip(table.column_names, types, strict=False)
     )
-    values = [table.column(i).cast(_stored(f.type)).to_pylist() for i, f in enumerate(columns)]
+    values = [_values(table.column(i), f.type) for i, f in enumerate(columns)]
     status, as_of, error = (table.column(i) for i in range(len(columns), len(columns) + 3))
     return VectorResult(
         told[b"vector"].decode(),
@@ -199,6 +199,21 @@ def _result(answer: bytes) -> VectorResult:
         int(told[b"now"]),
         error.to_pylist(),
     )
+
+
+def _values(column: Any, kind: DataType) -> list[Any]:
+    """Return a column of the answer as row values."""
+    if kind.key is None or kind.item is None:
+        items: list[Any] = column.cast(_stored(kind)).to_pylist()
+        return items
+    entries = column.combine_chunks()
+    keys = _values(entries.keys, kind.key)
+    counts = _values(entries.items, kind.item)
+    ends = entries.offsets.to_pylist()
+    return [
+        dict(zip(keys[low:high], counts[low:high], strict=True)) if there else None
+        for low, high, there in zip(ends, ends[1:], entries.is_valid().to_pylist(), strict=False)
+    ]
 
 
 def _stored(kind: DataType) -> Any:

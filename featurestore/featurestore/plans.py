@@ -30,6 +30,10 @@ SHARD = "__shard"  # int16: shard_of(canonical key)
 KEY = "__key"  # binary: canonical key bytes
 
 
+BEGINNING = -(2**62)
+"""Before the event time of any row, in microseconds: where a lifetime window begins."""
+
+
 @dataclass(frozen=True)
 class SourcePlan:
     """A source, resolved. Durations and instants are microseconds."""
@@ -79,9 +83,12 @@ class Input:
 
 @dataclass(frozen=True)
 class Window:
-    """`(t - width, t]`, or `[t - width, t)` where left-closed; microseconds (DESIGN 3.5)."""
+    """`(t - width, t]`, or `[t - width, t)` where left-closed; microseconds (DESIGN 3.5).
 
-    width: int
+    Without a width, a lifetime window, it reaches back to the first row.
+    """
+
+    width: int | None
     left_closed: bool = False
     granularity: int | None = None
     offset: int = 0
@@ -92,6 +99,9 @@ class Window:
         `t` is one instant, or a numpy array of them.
         """
         t = t - self.offset
+        if self.width is None:
+            low = t * 0 + BEGINNING
+            return (low, t) if self.left_closed else (low, t + 1)
         low = t - self.width
         if self.granularity is not None:
             low = low // self.granularity * self.granularity
@@ -100,7 +110,10 @@ class Window:
 
 @dataclass(frozen=True)
 class AggregateColumn:
-    """One aggregated feature: a function's finish over a state of an input, in a window."""
+    """One aggregated feature: a function's finish over a state of an input, in a window.
+
+    `k`, `half_life` (microseconds) and `percentile` are None where the function has no such parameter.
+    """
 
     name: str
     function: str  # a name in featurestore.aggregates.FUNCTIONS
@@ -108,6 +121,8 @@ class AggregateColumn:
     window: Window
     k: int | None
     type: DataType
+    half_life: int | None = None
+    percentile: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,11 +168,17 @@ class SetPlan:
 
     @property
     def reach(self) -> int:
-        """How far back of `t` the furthest window looks, in microseconds; 0 without windows."""
-        return max(
-            (a.window.width + a.window.offset + (a.window.granularity or 0) for a in self.aggregates),
-            default=0,
-        )
+        """How far back of `t` the furthest window looks, in microseconds; 0 without windows.
+
+        Lifetime windows, which look back to the first row, are left out.
+        """
+        windows = [a.window for a in self.aggregates if a.window.width is not None]
+        return max((w.width + w.offset + (w.granularity or 0) for w in windows if w.width), default=0)
+
+    @property
+    def has_lifetime(self) -> bool:
+        """Whether a window looks back to the first row, so that every row is needed for ever."""
+        return any(a.window.width is None for a in self.aggregates)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)$")
 _LIST = re.compile(r"list<(.+)>$")
 _VECTOR = re.compile(r"vector<\s*(float32|float64)\s*,\s*(\d+)\s*>$")
 _WIDEST = 65_536
+_MAP = re.compile(r"map<([^<>]+),\s*(.+)>$")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class DataType:
 
     `timestamp` is UTC microseconds; `date` is days. Text is unicode, counted in code points. `vector<item,n>`
     is n floats, none of them null: `size` is n. `json` is one document as canonical text
-    (`featurestore.json_documents`).
+    (`featurestore.json_documents`). `map<key,item>`, a dictionary in ascending order of its keys, is the type
+    of features only: no column has it.
     """
 
     name: str
@@ -36,6 +38,7 @@ class DataType:
     precision: int = 0
     scale: int = 0
     size: int = 0
+    key: DataType | None = None
 
     @staticmethod
     @functools.cache
@@ -57,6 +60,8 @@ class DataType:
             return DataType("vector", item=DataType(match[1]), size=size)
         if text.startswith("vector"):
             raise SpecError(f"'{text}' is no type.", hint="Write vector<float32,n> or vector<float64,n>.")
+        if match := _MAP.match(text):
+            return DataType("map", key=DataType.parse(match[1]), item=DataType.parse(match[2]))
         raise SpecError(
             f"'{text}' is no type.",
             hint=did_you_mean(text, [*_PLAIN, "decimal(p,s)", "list<…>", "vector<float32,n>"]),
@@ -69,6 +74,8 @@ class DataType:
             return f"list<{self.item}>"
         if self.name == "vector":
             return f"vector<{self.item},{self.size}>"
+        if self.name == "map":
+            return f"map<{self.key},{self.item}>"
         return self.name
 
     @property
@@ -92,6 +99,11 @@ class DataType:
         return self.name == "decimal" or (self.item is not None and self.item.holds_decimals)
 
     @property
+    def is_nested(self) -> bool:
+        """Whether a value is made of others: lists and maps."""
+        return self.item is not None
+
+    @property
     def is_key(self) -> bool:
         """Whether an entity's key may have this type."""
         return self.is_integer or self.name in ("string", "binary", "bool", "date", "timestamp")
@@ -108,6 +120,10 @@ class DataType:
         if self.name == "vector":
             assert self.item is not None
             return pa.list_(self.item.arrow(), self.size)
+        if self.name == "map":
+            assert self.key is not None
+            assert self.item is not None
+            return pa.map_(self.key.arrow(), self.item.arrow())
         if self.name == "timestamp":
             return pa.timestamp("us", "UTC")
         named = {"bool": "bool_", "date": "date32", "json": "string"}
@@ -115,7 +131,7 @@ class DataType:
         return made
 
     def polars(self) -> polars.DataType:
-        """Return the Polars type."""
+        """Return the Polars type; a map is a list of its entries."""
         import polars as pl
 
         if self.name == "decimal":
@@ -126,6 +142,10 @@ class DataType:
         if self.name == "vector":
             assert self.item is not None
             return pl.Array(self.item.polars(), self.size)
+        if self.name == "map":
+            assert self.key is not None
+            assert self.item is not None
+            return pl.List(pl.Struct({"key": self.key.polars(), "value": self.item.polars()}))
         if self.name == "timestamp":
             return pl.Datetime("us", "UTC")
         name = {"bool": "Boolean", "json": "String"}.get(

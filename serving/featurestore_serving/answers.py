@@ -1,10 +1,10 @@
 """Results as bytes: JSON with documented losses, and Arrow without any.
 
 JSON: NaN and infinities are null, integers past 2^53 text, timestamps and dates ISO text, binary base64,
-decimals text. Arrow: the features with their declared types, then `__status` (a list, one per feature in
-order), `__as_of` and `__error`; no feature can have such a name. One list costs a third of a column of
-statuses per feature. The schema's metadata has the vector, the request's `now` (microseconds) and the
-features' types (JSON).
+decimals text, maps objects whose keys are text. Arrow: the features with their declared types, then
+`__status` (a list, one per feature in order), `__as_of` and `__error`; no feature can have such a name. One
+list costs a third of a column of statuses per feature. The schema's metadata has the vector, the request's
+`now` (microseconds) and the features' types (JSON).
 """
 
 from __future__ import annotations
@@ -116,6 +116,9 @@ def _convert(kind: DataType) -> Convert | None:
         return format_instant
     if kind.name == "date":
         return _iso_date
+    if kind.key is not None:
+        key = _convert(kind.key) or _key_text
+        return lambda entries: {key(name): count for name, count in entries.items()}
     if kind.item is not None and (item := _convert(kind.item)):
         return lambda values: [None if value is None else item(value) for value in values]
     return None
@@ -123,6 +126,15 @@ def _convert(kind: DataType) -> Convert | None:
 
 def _iso_date(day: int) -> str:
     return date.fromordinal(day + _EPOCH_DAY).isoformat()
+
+
+def _key_text(value: Any) -> str:
+    """Return the text of a map's key: JSON's objects have no other."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else _text(value)
 
 
 def _text(value: Any) -> str:
@@ -142,6 +154,8 @@ def _narrow(value: Any) -> Any:
     """Return the value with integers past 2^53 as text."""
     if isinstance(value, list):
         return [_narrow(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _narrow(item) for key, item in value.items()}
     if isinstance(value, int) and not -WIDEST <= value <= WIDEST:
         return str(value)
     return value

@@ -13,12 +13,12 @@ from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
-from featurestore.expressions.vectors import column
 from featurestore.instants import LAST
 from featurestore.kernel import EntityRows, Rules, evaluate
 from featurestore.keys import SHARDS
 from featurestore.online.frames import entity_rows, order_columns
 from featurestore.plans import SetPlan
+from featurestore.rows.values import row_values_series
 from featurestore.types import DataType, Field
 
 QUERY, AT, FOUND = "__query", "__at", "__found"
@@ -198,7 +198,7 @@ def as_of_values(
         codes = coded[_CODE].fill_null(keys.height).to_numpy()
         rows = entity_rows(parts, known, known[_CODE].to_numpy(), keys.height + 1, len(layout.inputs))
         more = None if extra is None else _extra_rows(parts, extra, coded, len(layout.inputs))
-        answer = evaluate(rows, codes, coded[AT].to_numpy(), rules, as_known=as_known, extra=more)
+        answer = evaluate(rows, codes, _instants(coded), rules, as_known=as_known, extra=more)
         pieces.append(_piece(part, known, answer.row, answer.expired, plain, layout, answer.aggregates))
     blank = asked.filter(pl.col(plans.SHARD).is_null()) if len(ranges) > 1 else asked.clear()
     if blank.height:
@@ -226,6 +226,14 @@ def matched_rows(plan: SetPlan, reader: TableReader, base: pl.DataFrame, feature
         .join(rows.select(*identity, feature), on=identity, how="inner")
         .drop(identity)
     )
+
+
+def _instants(asked: pl.DataFrame) -> np.ndarray:
+    """Return the questions' instants as whole microseconds; a question without one has no entity either.
+
+    Nulls would make them floats, in which (entity, instant) is not exact.
+    """
+    return asked[AT].fill_null(0).to_numpy()
 
 
 def _columns(parts: PartsPlan, plain: list[str]) -> list[str]:
@@ -315,18 +323,8 @@ def _piece(
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
     """Return finished values as a column of their type, null where not found."""
-    if kind.name == "vector" or (kind.item is not None and kind.item.name == "vector"):
-        return column(plain_values(values, found, kind), kind).alias(name)
-    if values.dtype == object:
-        items = [list(v) if isinstance(v, tuple) else v for v in values.tolist()]
-        items = [item if there else None for item, there in zip(items, found.tolist(), strict=True)]
-        if kind.name == "list" and kind.item is not None:
-            physical = {"bool": pl.Int64(), "date": pl.Int64(), "timestamp": pl.Int64()}
-            series = pl.Series(name, items, pl.List(physical.get(kind.item.name, kind.item.polars())))
-            if kind.item.name == "date":
-                series = series.cast(pl.List(pl.Int32))
-            return series.cast(kind.polars())
-        return pl.Series(name, items, kind.polars())
+    if values.dtype == object or kind.name == "decimal":
+        return row_values_series(name, plain_values(values, found, kind), kind)
     series = pl.Series(name, values)
     if kind.name == "date":
         series = series.cast(pl.Int32)
@@ -341,7 +339,7 @@ def _unknown(asked: pl.DataFrame, plan: SetPlan, features: Sequence[str]) -> pl.
     layout = Layout.of(tuple(a for a in plan.aggregates if a.name in set(features)))
     parts = PartsPlan.of(layout.inputs)
     empty = entity_rows(parts, rows, np.zeros(0, np.int64), 1, len(layout.inputs))
-    answer = evaluate(empty, np.zeros(blank.height, np.int64), blank[AT].to_numpy(), Rules(layout))
+    answer = evaluate(empty, np.zeros(blank.height, np.int64), _instants(blank), Rules(layout))
     plain = [f for f in plan.plain if f.name in set(features)]
     return _piece(blank, rows, answer.row, answer.expired, plain, layout, answer.aggregates)
 

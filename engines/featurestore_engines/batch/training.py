@@ -18,6 +18,7 @@ from featurestore.expressions.vectors import column
 from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorPlan
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.keys import cast_keys, encode
+from featurestore.rows.values import to_arrow
 from featurestore_engines.batch.lookup import AT, FOUND, QUERY, TableReader, as_of_values, matched_rows
 from featurestore_engines.batch.questions import Options, Questions, Readers, questions
 from featurestore_engines.batch.remaining import Remaining, holds
@@ -47,7 +48,7 @@ class TrainingSet:
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table."""
-        return self.frame.to_arrow()
+        return to_arrow(self.frame, self.features)
 
     def to_pandas(self) -> Any:
         """Return a pandas frame (extra `pandas`)."""
@@ -59,7 +60,7 @@ class TrainingSet:
 
     def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """Yield Arrow batches of at most `rows` rows."""
-        yield from self.frame.to_arrow().to_batches(max_chunksize=rows)
+        yield from self.to_arrow().to_batches(max_chunksize=rows)
 
 
 def training_set(

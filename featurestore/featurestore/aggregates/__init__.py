@@ -3,10 +3,21 @@
 from featurestore.aggregates.functions import (
     FUNCTIONS,
     Function,
+    Parameters,
     carrier,
     function_names,
     plain_values,
     result_type,
+    told,
 )
 
-__all__ = ["FUNCTIONS", "Function", "carrier", "function_names", "plain_values", "result_type"]
+__all__ = [
+    "FUNCTIONS",
+    "Function",
+    "Parameters",
+    "carrier",
+    "function_names",
+    "plain_values",
+    "result_type",
+    "told",
+]

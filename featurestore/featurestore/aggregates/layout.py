@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from featurestore.aggregates.arrays import Array, Partial
-from featurestore.aggregates.functions import FUNCTIONS, Finished
+from featurestore.aggregates.functions import FUNCTIONS, Finished, Function, Parameters
 from featurestore.aggregates.states import State
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.types import DataType
@@ -28,7 +29,8 @@ class Output:
     """One aggregated feature: the states it finishes from, and its window."""
 
     name: str
-    function: str
+    function: Function
+    told: Parameters
     uses: tuple[int, ...]
     window: int
     type: DataType
@@ -55,13 +57,15 @@ class Layout:
             source = inputs.setdefault(aggregate.input, len(inputs))
             window = windows.setdefault(aggregate.window, len(windows))
             needed = []
-            for state in FUNCTIONS[aggregate.function].states(aggregate.input.type, aggregate.k):
+            told = Parameters(aggregate.input.type, aggregate.k, aggregate.half_life, aggregate.percentile)
+            function = FUNCTIONS[aggregate.function]
+            for state in function.states(told):
                 use = uses.setdefault((source, state.name), len(uses))
                 if use == len(states):
                     states.append((source, state, set()))
                 states[use][2].add(window)
                 needed.append(use)
-            outputs.append(Output(aggregate.name, aggregate.function, tuple(needed), window, aggregate.type))
+            outputs.append(Output(aggregate.name, function, told, tuple(needed), window, aggregate.type))
         return Layout(
             tuple(inputs),
             tuple(StateUse(source, state, tuple(sorted(used))) for source, state, used in states),
@@ -81,29 +85,47 @@ class Layout:
         )
         return Layout(self.inputs, uses, (self.windows[window],), outputs), places
 
-    def finish(self, partial: Callable[[int, int], Partial]) -> list[Finished]:
-        """Return each output's values and validity; `partial(use, window)` gives the states."""
+    def finish(self, partial: Callable[[int, int], Partial], instants: Array) -> list[Finished]:
+        """Return each output's values and validity at the instants, from `partial(use, window)`."""
         return [
-            FUNCTIONS[output.function].finish([partial(use, output.window) for use in output.uses])
+            output.function.finish(
+                [partial(use, output.window) for use in output.uses], output.told, instants
+            )
             for output in self.outputs
         ]
 
 
 @dataclass(frozen=True)
 class Values:
-    """An input over rows, without what does not count: `values[prefix[i]:prefix[j]]` are rows i to j's."""
+    """An input over rows, without what does not count: `values[prefix[i]:prefix[j]]` are rows i to j's.
+
+    `valid` tells which rows count, and `row_times` all rows' event times.
+    """
 
     values: Array
     prefix: Array | None  # None where every row counts
+    valid: Array | None
+    row_times: Array
 
     @staticmethod
-    def of(values: Array, valid: Array | None) -> Values:
+    def of(values: Array, valid: Array | None, times: Array) -> Values:
         """Return the values that count, with the ranks of the rows among them."""
         if valid is None or valid.all():
-            return Values(values, None)
+            return Values(values, None, None, times)
         prefix = np.zeros(len(valid) + 1, np.int64)
         np.cumsum(valid, out=prefix[1:])
-        return Values(values[valid], prefix)
+        return Values(values[valid], prefix, valid, times)
+
+    @cached_property
+    def times(self) -> Array:
+        """The event times of the values that count."""
+        return self.row_times if self.valid is None else self.row_times[self.valid]
+
+    def reduce(self, state: State, low: Array, high: Array) -> Partial:
+        """Return the state of each range [low, high) of `values`."""
+        if state.timed:
+            return state.reduce(self.values, low, high, self.times)  # type: ignore[call-arg]
+        return state.reduce(self.values, low, high)
 
     def rank(self, index: Array) -> Array:
         """Return positions in `values` for positions among the rows."""

@@ -16,23 +16,31 @@ import numpy as np
 
 from featurestore.aggregates import doubledouble, ranges
 from featurestore.aggregates.arrays import Array, Partial, object_array
+from featurestore.aggregates.carriers import limbs
 from featurestore.aggregates.exact import RangeSums
 
 _SMALL = 4096  # values in all ranges together, below which Python's own exact sum is faster
 
 
 class State(Protocol):
-    """A kind of partial state. `name` is part of the online layout's fingerprint."""
+    """A kind of partial state. `name` is part of the online layout's fingerprint.
+
+    A `timed` one is made of values and their rows' event times: `reduce` takes these too.
+    """
 
     @property
     def name(self) -> str:
         """The kind, with its parameters."""
 
+    @property
+    def timed(self) -> bool:
+        """Whether `reduce` takes event times."""
+
     def empty(self, size: int) -> Partial:
         """Return `size` states of no rows."""
 
-    def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        """Return the state of each range [low, high) of rows' values."""
+    def reduce(self, values: Array, low: Array, high: Array, /) -> Partial:
+        """Return the state of each range [low, high) of rows' values; timed: (values, low, high, times)."""
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
         """Return the merge of each range [low, high) of states."""
@@ -47,9 +55,10 @@ class State(Protocol):
         """Return the states that `encode` wrote."""
 
 
-class _Fixed:
+class Fixed:
     """States of fixed width: one numpy column per part."""
 
+    timed = False
     dtypes: tuple[Any, ...]
 
     def encode(self, states: Partial) -> list[bytes]:
@@ -65,7 +74,7 @@ class _Fixed:
         return tuple(np.zeros(size, dtype) for dtype in self.dtypes)
 
 
-class Count(_Fixed):
+class Count(Fixed):
     """How many values there are."""
 
     name = "count"
@@ -81,7 +90,7 @@ class Count(_Fixed):
         return (a[0] + b[0],)
 
 
-class IntegerSum(_Fixed):
+class IntegerSum(Fixed):
     """The sum of integers as high * 2**32 + low, with 0 <= low < 2**32: exact for 2**31 rows."""
 
     name = "integer_sum"
@@ -103,19 +112,45 @@ class IntegerSum(_Fixed):
         return upper + (lower >> 32), lower & 0xFFFFFFFF
 
 
-class FloatSum(_Fixed):
+class WideSum(Fixed):
+    """The sum of decimals of more than 18 digits in limbs of 32 bits: exact for 2**31 rows."""
+
+    name = "wide_sum"
+    dtypes = ("<i8",) * 6
+
+    def reduce(self, values: Array, low: Array, high: Array) -> Partial:
+        if not len(values):
+            return self.empty(len(low))
+        parts = limbs(values)
+        return self.combine(
+            (*parts, np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)), low, high
+        )
+
+    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
+        return self._carry([_range_sums(column, low, high) for column in states])
+
+    def merge(self, a: Partial, b: Partial) -> Partial:
+        return self._carry([x + y for x, y in zip(a, b, strict=True)])
+
+    @staticmethod
+    def _carry(columns: list[Array]) -> Partial:
+        for number in range(len(columns) - 1):
+            columns[number + 1] = columns[number + 1] + (columns[number] >> 32)
+            columns[number] = columns[number] & 0xFFFFFFFF
+        return tuple(columns)
+
+
+class FloatSum(Fixed):
     """The sum of floats in double-double; exact from rows, within 2**-104 of it through merges."""
 
     name = "float_sum"
     dtypes = ("<f8", "<f8")
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        if _is_small(low, high):
-            return _small_sums(values, low, high)
-        return _large_sums(values, low, high, self)
+        return exact_sums(low, high, values)
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        if _is_small(low, high):
+        if is_small(low, high):
             return _small_sums(np.column_stack(states).ravel(), low * 2, high * 2)
         return ranges.fold(states, low, high, self.merge, self.empty)
 
@@ -125,6 +160,8 @@ class FloatSum(_Fixed):
 
 class Extreme:
     """The least or the greatest value; NaN where a float among them is NaN."""
+
+    timed = False
 
     def __init__(self, kind: str, greatest: bool) -> None:
         self.kind = kind
@@ -173,6 +210,8 @@ class Extreme:
 class Edge:
     """The first or the last value in the order of the rows."""
 
+    timed = False
+
     def __init__(self, kind: str, last: bool) -> None:
         self.kind = kind
         self.last = last
@@ -201,101 +240,6 @@ class Edge:
         return _decode_optional(self.kind, columns)
 
 
-class Moments(_Fixed):
-    """Count, sum, sum of squares (both double-double), least and greatest: what variance needs.
-
-    The square's rounding error is kept, so that the variance holds for means far above the deviation;
-    least equal to greatest makes it 0.
-    """
-
-    name = "moments"
-    dtypes = ("<i8", "<f8", "<f8", "<f8", "<f8", "<f8", "<f8")
-
-    def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        square, error = doubledouble.two_product(values, values)
-        if _is_small(low, high):
-            squares = FloatSum().combine((square, error), low, high)
-        else:
-            squares = _large_sums(square, low, high, FloatSum(), error)
-        sums = FloatSum().reduce(values, low, high)
-        least = Extreme("f8", False).reduce(values, low, high)[1]
-        greatest = Extreme("f8", True).reduce(values, low, high)[1]
-        return (*Count().reduce(values, low, high), *sums, *squares, least, greatest)
-
-    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        count, found = Count().combine((states[0],), low, high), states[0] > 0
-        sums = FloatSum().combine(states[1:3], low, high)
-        squares = FloatSum().combine(states[3:5], low, high)
-        least = Extreme("f8", False).combine((found, states[5]), low, high)[1]
-        greatest = Extreme("f8", True).combine((found, states[6]), low, high)[1]
-        return (*count, *sums, *squares, least, greatest)
-
-    def merge(self, a: Partial, b: Partial) -> Partial:
-        sums = doubledouble.add((a[1], a[2]), (b[1], b[2]))
-        squares = doubledouble.add((a[3], a[4]), (b[3], b[4]))
-        has_a, has_b = a[0] > 0, b[0] > 0
-        least = Extreme("f8", False).merge((has_a, a[5]), (has_b, b[5]))[1]
-        greatest = Extreme("f8", True).merge((has_a, a[6]), (has_b, b[6]))[1]
-        return (a[0] + b[0], *sums, *squares, least, greatest)
-
-
-class _Collected:
-    """States of any width, each a tuple of values in one object column."""
-
-    def empty(self, size: int) -> Partial:
-        column = np.empty(size, object)
-        column[:] = [()] * size
-        return (column,)
-
-    def combine(self, states: Partial, low: Array, high: Array) -> Partial:
-        return ranges.fold(states, low, high, self.merge, self.empty)
-
-    def merge(self, a: Partial, b: Partial) -> Partial:
-        return (object_array([self.join(x, y) for x, y in zip(a[0], b[0], strict=True)]),)
-
-    def join(self, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        raise NotImplementedError
-
-    def encode(self, states: Partial) -> list[bytes]:
-        return [msgspec.msgpack.encode(states[0].tolist())]
-
-    def decode(self, columns: list[bytes]) -> Partial:
-        return (object_array([tuple(item) for item in msgspec.msgpack.decode(columns[0])]),)
-
-
-class Distinct(_Collected):
-    """The distinct values, in the order of their first appearance; NaN is one value."""
-
-    name = "distinct"
-
-    def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        items = values.tolist()
-        return (
-            object_array(
-                [self.join((), items[i:j]) for i, j in zip(low.tolist(), high.tolist(), strict=True)]
-            ),
-        )
-
-    def join(self, a: Any, b: Any) -> tuple[Any, ...]:
-        return tuple({("nan" if x != x else (x.__class__, x)): x for part in (a, b) for x in part}.values())
-
-
-class LastK(_Collected):
-    """The newest k values, oldest first."""
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.name = f"last_k:{k}"
-
-    def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        starts = np.maximum(low, high - self.k)
-        pairs = zip(starts.tolist(), high.tolist(), strict=True)
-        return (object_array([tuple(values[i:j].tolist()) for i, j in pairs]),)
-
-    def join(self, a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (a + b)[-self.k :]
-
-
 def _blank(kind: str, size: int) -> Array:
     return np.empty(size, object) if kind == "object" else np.zeros(size, kind)
 
@@ -316,7 +260,7 @@ def _decode_optional(kind: str, columns: list[bytes]) -> Partial:
     return found, values
 
 
-def _is_small(low: Array, high: Array) -> bool:
+def is_small(low: Array, high: Array) -> bool:
     return int(np.maximum(high - low, 0).sum()) <= _SMALL
 
 
@@ -336,6 +280,16 @@ def _range_sums(values: Array, low: Array, high: Array) -> Array:
     return prefix[np.maximum(low, high)] - prefix[low]
 
 
+def exact_sums(low: Array, high: Array, *parts: Array) -> Partial:
+    """Return the sums over ranges of rows, each row the sum of its parts, in double-double, rounded once."""
+    if is_small(low, high):
+        width = len(parts)
+        return _small_sums(
+            parts[0] if width == 1 else np.column_stack(parts).ravel(), low * width, high * width
+        )
+    return _large_sums(low, high, *parts)
+
+
 def _small_sums(values: Array, low: Array, high: Array) -> Partial:
     """Return the sums of few values by Python's exact `math.fsum`, with what its rounding leaves."""
     items = values.tolist()
@@ -352,17 +306,19 @@ def _small_sums(values: Array, low: Array, high: Array) -> Partial:
     return np.array(totals, np.float64), np.array(rests, np.float64)
 
 
-def _large_sums(values: Array, low: Array, high: Array, state: FloatSum, *errors: Array) -> Partial:
+def _large_sums(low: Array, high: Array, *parts: Array) -> Partial:
     """Return the sums of many values from exact prefix sums, or by the tree where those would not fit."""
+    values = parts[0]
     finite = np.isfinite(values)
-    parts = (values, *errors)
     if not finite.all():
         parts = tuple(np.where(finite, part, 0.0) for part in parts)
     sums = RangeSums.build(*parts)
     high = np.maximum(low, high)
     if sums is None:
-        zeros = errors[0] if errors else np.zeros(len(values))
-        total = ranges.fold((parts[0], zeros), low, high, state.merge, state.empty)
+        state, rows = FloatSum(), (parts[0], np.zeros(len(values)))
+        for part in parts[1:]:
+            rows = doubledouble.add(rows, (part, np.zeros(len(values))))
+        total = ranges.fold(rows, low, high, state.merge, state.empty)
     else:
         total = sums.total(low, high)
     if finite.all():

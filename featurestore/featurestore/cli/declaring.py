@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from featurestore.cli.application import verb
 from featurestore.cli.rows import INSTANT, read_rows
 from featurestore.cli.session import Session
-from featurestore.errors import RequestError, did_you_mean
+from featurestore.errors import OperatorError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from featurestore.changes import Change, Changes
@@ -23,6 +24,9 @@ _SIGNS = {"created": "+", "changed": "~", "removed": "-", "unchanged": " ", "wai
 def validate(session: Session) -> None:
     """Check the specs, and say every mistake with its file and line."""
     compiled = session.store.validate()
+    if compiled.unfitted:
+        with suppress(OperatorError):  # without a registry, nothing is known to be fitted
+            compiled = session.store.compiled()
     kinds = ("Entity", "Source", "FeatureSet", "FeatureVector")
     counts = {kind: sum(found == kind for found, _ in compiled.declarations) for kind in kinds}
     if session.console.json:

@@ -167,6 +167,8 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 
     import polars as pl
 
+    from featurestore.rows.values import is_map
+
     def text(series: pl.Series) -> pl.Series:
         if isinstance(series.dtype, pl.Datetime):
             zone = "Z" if series.dtype.time_zone else ""
@@ -175,6 +177,8 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
             return series.dt.strftime(f"%Y-%m-%dT%H:%M:%S%.6f{zone}")
         if isinstance(series.dtype, pl.List | pl.Array | pl.Struct | pl.Binary):
             values = [None if v is None else plain(v) for v in series.to_list()]
+            if is_map(series.dtype):
+                values = [v and {str(entry["key"]): entry["value"] for entry in v} for v in values]
             texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
             return pl.Series(series.name, texts, dtype=pl.String)
         return series

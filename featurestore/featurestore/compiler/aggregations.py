@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
-from featurestore.aggregates import FUNCTIONS, result_type
+from featurestore.aggregates import FUNCTIONS, result_type, told
 from featurestore.compiler.columns import column_type, duration, positive
 from featurestore.compiler.sources import condition
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.expressions import Expression
+from featurestore.expressions.rules import integer_bounds
 from featurestore.plans import AggregateColumn, Input, Window
-from featurestore.specs.models import Aggregation, FeatureSet
+from featurestore.specs.models import LIFETIME, Aggregation, FeatureSet
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
 from featurestore.types import DataType
@@ -80,21 +82,34 @@ def _features(
         for function in declared.functions:
             with place.collect("functions"):
                 types[function] = _result(function, declared, kind, columns)
-    if declared.k is not None and not any(FUNCTIONS[name].needs_k for name in types):
-        with place.collect("k"):
-            raise SpecError("none of the functions keeps k values.", hint="Only last_k does.")
+    given: dict[str, Any] = {}
+    for name in ("k", "half_life", "percentile"):
+        given[name] = getattr(declared, name)
+        if given[name] is None:
+            continue
+        with place.collect(name):
+            if name == "half_life":
+                given[name] = positive(given[name])
+            if types and not any(name in FUNCTIONS[function].parameters for function in types):
+                having = [function.name for function in FUNCTIONS.values() if name in function.parameters]
+                raise SpecError(
+                    f"none of the functions has {name}:.", hint=f"Those that do: {', '.join(having)}."
+                )
     if len(place.problems.errors) > before:
         return
     for value in declared.values or (None,):
         for function, result in types.items():
+            parameters = told(function, kind, given)
             for text, window in windows:
                 yield AggregateColumn(
                     name=_name(declared, value, function, text),
                     function=function,
                     input=Input(declared.column, kind, where, declared.by, value),
                     window=window,
-                    k=declared.k if FUNCTIONS[function].needs_k else None,
+                    k=parameters.k,
                     type=result,
+                    half_life=parameters.half_life,
+                    percentile=parameters.percentile,
                 )
 
 
@@ -103,7 +118,7 @@ def _result(
 ) -> DataType:
     """Return the feature's type; an error over a column names it and a column that would do."""
     try:
-        return result_type(function, kind, declared.k)
+        return result_type(function, kind, declared.k, _half_life(declared), declared.percentile)
     except SpecError as error:
         known = FUNCTIONS.get(function)
         if known is None or kind is None or known.accepts(kind):
@@ -113,11 +128,17 @@ def _result(
         raise SpecError(message, hint=did_you_mean(declared.column or "", fitting)) from None
 
 
+def _half_life(declared: Aggregation) -> int | None:
+    return None if declared.half_life is None else duration(declared.half_life)
+
+
 def _window(text: str, declared: Aggregation, feature_set: FeatureSet) -> Window:
+    is_lifetime = text == LIFETIME
+    granularity = positive(declared.granularity) if declared.granularity is not None else None
     return Window(
-        width=positive(text),
+        width=None if is_lifetime else positive(text),
         left_closed=(declared.closed or feature_set.closed) == "left",
-        granularity=positive(declared.granularity) if declared.granularity is not None else None,
+        granularity=None if is_lifetime else granularity,  # there is no left edge to round
         offset=duration(declared.offset),
     )
 
@@ -125,12 +146,14 @@ def _window(text: str, declared: Aggregation, feature_set: FeatureSet) -> Window
 def _check_values(declared: Aggregation, kind: DataType) -> None:
     """Raise SpecError where a category is not a value of the `by:` column."""
     if not (kind.is_integer or kind.name in ("string", "bool")):
-        raise SpecError(f"'{declared.by}' is of type {kind}; categories are text, integers or booleans.")
+        message = f"'{declared.by}' is of type {kind}; categories are text, integers or booleans."
+        raise SpecError(message, hint="Cast the column in a step, or say what counts with where:.")
     for value in declared.values:
         if isinstance(value, bool):
             fits = kind.name == "bool"
         elif isinstance(value, int):
-            fits = kind.is_integer
+            low, high = integer_bounds(kind) if kind.is_integer else (0, -1)
+            fits = low <= value <= high
         else:
             fits = kind.name == "string"
         if not fits:

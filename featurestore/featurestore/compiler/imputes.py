@@ -34,7 +34,7 @@ def _is_ordered(kind: DataType) -> bool:
 STATISTICS: dict[str, Callable[[DataType], bool]] = {
     "mean": _is_number,
     "median": _is_number,
-    "mode": lambda kind: kind.item is None,
+    "mode": lambda kind: not kind.is_nested,
     "min": _is_ordered,
     "max": _is_ordered,
 }

@@ -164,6 +164,7 @@ def _aggregate(aggregate: AggregateColumn) -> list[object]:
         window.granularity,
         window.offset,
         aggregate.k,
+        *(p for p in (aggregate.half_life, aggregate.percentile) if p is not None),
     ]
 
 

@@ -134,10 +134,11 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
     row = np.where(found, rows.index[newest] if len(rows) else -1, -1)
     layout = rules.layout
     edges: dict[int, tuple[Array, Array]] = {}
-    positions: dict[tuple[int, ...], Array] = {}
+    positions: dict[tuple[int | None, ...], Array] = {}
     for number, window in enumerate(layout.windows):
         low, high = window.bounds(instants)
-        left = (window.width + window.offset, window.left_closed, window.granularity or 0)
+        width = None if window.width is None else window.width + window.offset
+        left = (width, window.left_closed, window.granularity or 0)
         right = (window.offset, window.left_closed)
         if left not in positions:
             positions[left] = search(rows, codes, low)
@@ -148,17 +149,17 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
             begin = rows.begin(starts, search(rows, codes, _seen(instants, window.left_closed)))
             low_at = np.minimum(np.maximum(low_at, begin), high_at)
         edges[number] = (low_at, high_at)
-    inputs = [column.compressed(rows.deleted) for column in rows.inputs]
+    inputs = [column.compressed(rows.times, rows.deleted) for column in rows.inputs]
     cache: dict[tuple[int, int], Partial] = {}
     for number, use in enumerate(layout.uses):
         values = inputs[use.input]
         lows = np.concatenate([values.rank(edges[w][0]) for w in use.windows])
         highs = np.concatenate([values.rank(edges[w][1]) for w in use.windows])
-        states = use.state.reduce(values.values, lows, highs)
+        states = values.reduce(use.state, lows, highs)
         for place, w in enumerate(use.windows):
             part = slice(place * len(codes), (place + 1) * len(codes))
             cache[number, w] = tuple(column[part] for column in states)
-    return Answer(row, expired, layout.finish(lambda use, window: cache[use, window]))
+    return Answer(row, expired, layout.finish(lambda use, window: cache[use, window], instants))
 
 
 def _hides(rows: EntityRows, low: Array, high: Array, instants: Array) -> Array:

@@ -21,11 +21,11 @@ class InputColumn:
     values: Array
     valid: Array | None
 
-    def compressed(self, deleted: Array | None = None) -> Values:
-        """Return the values that count, with the ranks of the rows among them."""
+    def compressed(self, times: Array, deleted: Array | None = None) -> Values:
+        """Return the values that count, with the ranks of the rows among them; `times` are the rows'."""
         if deleted is None:
-            return Values.of(self.values, self.valid)
-        return Values.of(self.values, ~deleted if self.valid is None else self.valid & ~deleted)
+            return Values.of(self.values, self.valid, times)
+        return Values.of(self.values, ~deleted if self.valid is None else self.valid & ~deleted, times)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore import instants
 from featurestore.aggregates.arrays import Array, object_array
-from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.carriers import carrier, carry
 from featurestore.aggregates.inputs import RowParts
 from featurestore.errors import RequestError
 from featurestore.expressions import RowRejected
@@ -20,7 +20,6 @@ from featurestore.online.nodes import Leaf
 from featurestore.online.requests import cast_row
 from featurestore.plans import SetPlan
 from featurestore.rows.identity import event_id, order_rank, row_hash
-from featurestore.rows.vectors import pack
 from featurestore.steps.rows import compile_rows
 from featurestore.types import DataType
 
@@ -107,10 +106,10 @@ def _whole(value: int) -> Array:
 def _cell(value: Any, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
     there = np.array([value is not None])
+    carried = None if value is None else carry(value, kind)
     if dtype == "object":
-        packed = value is not None and kind.name == "vector"
-        return object_array([pack(value, kind) if packed else value]), there
-    return np.array([0 if value is None else value], dtype) + np.zeros(1, dtype), there
+        return object_array([carried]), there
+    return np.array([0 if carried is None else carried], dtype) + np.zeros(1, dtype), there
 
 
 def _code(value: Any, categories: tuple[Any, ...]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.carriers import carrier
 from featurestore.online.layout import LEAF_ROWS, OnlineLayout
 from featurestore.plans import SetPlan
 from featurestore.types import DataType
@@ -39,4 +39,4 @@ def _packed(kind: DataType) -> int:
         return 9
     if kind.name == "vector" and kind.item is not None:
         return kind.size * (4 if kind.item.name == "float32" else 8)
-    return _TEXT if kind.name in ("string", "binary", "list", "decimal") else 3
+    return _TEXT if kind.name in ("string", "binary", "list", "decimal", "json") else 3

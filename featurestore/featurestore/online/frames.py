@@ -11,7 +11,7 @@ import polars as pl
 
 from featurestore import plans
 from featurestore.aggregates.arrays import Array, object_array
-from featurestore.aggregates.functions import carrier
+from featurestore.aggregates.carriers import carrier, carry_lists, carry_unscaled
 from featurestore.aggregates.inputs import PartsPlan, RowParts
 from featurestore.expressions.to_polars import to_polars
 from featurestore.expressions.vectors import physical
@@ -134,6 +134,12 @@ def _packable(series: pl.Series, kind: DataType) -> pl.Series:
 def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
     valid = series.is_not_null().to_numpy()
+    if kind.name == "decimal":
+        digits = [0 if number is None else number for number in series.to_physical().to_list()]
+        carried = carry_unscaled(digits, kind)
+        return (object_array(carried) if dtype == "object" else np.array(carried, dtype)), valid
+    if kind.name == "list":
+        return object_array(carry_lists(physical(series).to_list())), valid
     if dtype == "object":
         return object_array(_packable(series, kind).to_list()), valid
     target = {"<f8": pl.Float64, "<i8": pl.Int64, "<u8": pl.UInt64}[dtype]

@@ -16,13 +16,15 @@ from featurestore.aggregates.arrays import Array
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.instants import DAY, MINUTE
-from featurestore.plans import SetPlan
+from featurestore.plans import BEGINNING, SetPlan
 
 FORMAT = 2
 ROOT = b"s"
 LEAF_ROWS = 512
 FAN_OUT_BITS = 6
 LEVELS = 4
+LIFETIME = 4096 * DAY
+"""What slices are sized for where a window looks back to the first row."""
 MARGIN = 10 * MINUTE
 """How much longer than asked rows are kept, for clocks that differ and events stamped ahead."""
 
@@ -40,7 +42,7 @@ class OnlineLayout:
     def of(plan: SetPlan) -> OnlineLayout:
         """Return the layout of a feature set."""
         aggregates = Layout.of(plan.aggregates)
-        span = max(plan.reach + (plan.history or 0), DAY)
+        span = max(plan.reach + (plan.history or 0), LIFETIME if plan.has_lifetime else DAY)
         top = (span >> FAN_OUT_BITS).bit_length()
         bits = tuple(top - FAN_OUT_BITS * level for level in range(LEVELS) if top >= FAN_OUT_BITS * level)
         return OnlineLayout(plan, aggregates, PartsPlan.of(aggregates.inputs), bits)
@@ -77,6 +79,7 @@ class OnlineLayout:
             edges.update(window.bounds(t))
             if self.ends:
                 edges.add(t if window.left_closed else t + 1)
+        edges.discard(BEGINNING)  # before any row, and never within a slice
         return sorted(edges)
 
     def read_fields(self, t: int, with_base: bool = False) -> tuple[bytes, ...]:
@@ -100,10 +103,11 @@ class OnlineLayout:
     def floors(self, now: int) -> tuple[int, int] | None:
         """Return (rows, plain): event times before which rows, and row-level values, are not needed.
 
-        The newest row-level value before the floor is. None where all rows are kept: the history is, or any
-        row may turn out to be the newest once those after it are retracted, however late.
+        The newest row-level value before the floor is. None where all rows are kept: the history is, a
+        lifetime window counts them, or any row may turn out to be the newest once those after it are
+        retracted, however late.
         """
-        if self.plan.history is None:
+        if self.plan.history is None or self.plan.has_lifetime:
             return None
         plain = now - self.plan.history - MARGIN
         rows = plain - self.plan.reach
@@ -116,7 +120,7 @@ class OnlineLayout:
     def expire_ms(self) -> int | None:
         """Return how long after its last write an entity can still matter; None: for ever."""
         plan = self.plan
-        if plan.history is None or (self.has_plain and plan.ttl is None):
+        if plan.history is None or plan.has_lifetime or (self.has_plain and plan.ttl is None):
             return None
         return (max(plan.reach, plan.ttl or 0) + plan.history + 2 * MARGIN) // 1000
 

@@ -217,7 +217,7 @@ def values(layout: OnlineLayout, number: int, rows: Leaf) -> Values:
     found, valid = layout.parts.input(number, rows.parts, len(rows))
     if rows.deleted is not None:
         valid = ~rows.deleted if valid is None else valid & ~rows.deleted
-    return Values.of(found, valid)
+    return Values.of(found, valid, rows.times)
 
 
 def join_directories(parts: Sequence[Directory]) -> tuple[Partial, ...]:

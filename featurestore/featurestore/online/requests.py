@@ -64,6 +64,8 @@ def outward(value: Any, kind: DataType) -> Any:
         return date.fromordinal(value + _EPOCH_DAY)
     if kind.name == "list" and kind.item is not None:
         return [outward(item, kind.item) for item in value]
+    if kind.name == "map" and kind.key is not None and kind.item is not None:
+        return {outward(key, kind.key): outward(item, kind.item) for key, item in value.items()}
     return value
 
 

@@ -126,7 +126,7 @@ class Update:
             if leaves:
                 values = nodes.values(self._layout, use.input, rows)
                 low, high = values.rank(row_starts), values.rank(row_ends)
-                put(states, is_leaf, use.state.reduce(values.values, low, high))
+                put(states, is_leaf, values.reduce(use.state, low, high))
             if directories:
                 put(states, ~is_leaf, use.state.combine(below[number], tile_starts, tile_ends))
             result.append(states)

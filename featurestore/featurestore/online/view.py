@@ -237,7 +237,7 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
         parts = use.state.empty(len(segments))
         if of_leaf.any():
             values = inputs[use.input]
-            states = use.state.reduce(values.values, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
+            states = values.reduce(use.state, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
             put(parts, of_leaf, states)
         if tiles and not of_leaf.all():
             put(parts, ~of_leaf, use.state.combine(tiles[number], low[~of_leaf], high[~of_leaf]))
@@ -245,7 +245,10 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
             cache.append(parts)
         else:
             cache.append(use.state.combine(parts, starts[:-1], starts[1:]))
-    return plan.finish(lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)))
+    instants = np.array([view.t for view in views], np.int64)
+    return plan.finish(
+        lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)), instants
+    )
 
 
 def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:

@@ -135,7 +135,7 @@ def _digest(batches: Iterator[pa.RecordBatch]) -> tuple[str, int]:
 def _family(dtype: pl.DataType) -> str:
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return "string"
-    return "integer" if dtype.is_integer() else "float" if dtype.is_float() else str(dtype).lower()
+    return "integer" if dtype.is_integer() else "float" if dtype.is_float() else str(_lists(dtype)).lower()
 
 
 def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
@@ -145,10 +145,9 @@ def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
         return series.to_physical(), DataType("int64")
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return series.cast(pl.String), DataType("string")
-    if isinstance(dtype, pl.Array):
-        return _plain(series.arr.to_list())
-    if isinstance(dtype, pl.List):
-        return series, DataType("list", item=_plain(pl.Series(dtype=dtype.inner))[1])
+    if isinstance(dtype, (pl.List, pl.Array)) and not _is_strange(dtype):
+        lists = series.cast(_lists(dtype))
+        return lists, DataType("list", item=_plain(pl.Series(dtype=lists.dtype.inner))[1])  # type: ignore[attr-defined]
     if isinstance(dtype, pl.Decimal):
         return series, DataType("decimal", precision=38, scale=dtype.scale)
     simple: dict[Any, str] = {
@@ -167,6 +166,18 @@ def _plain(series: pl.Series) -> tuple[pl.Series, DataType]:
     return pl.Series(series.name, [_text(value) for value in series.to_list()], dtype=pl.String), DataType(
         "string"
     )
+
+
+def _lists(dtype: Any) -> Any:
+    """Return a type of lists with lists for fixed-size arrays."""
+    return pl.List(_lists(dtype.inner)) if isinstance(dtype, (pl.List, pl.Array)) else dtype
+
+
+def _is_strange(dtype: Any) -> bool:
+    """Tell whether a type of lists holds what the door never takes."""
+    while isinstance(dtype, (pl.List, pl.Array)):
+        dtype = dtype.inner
+    return dtype.is_nested() or dtype in (pl.Time, pl.Duration, pl.Object)
 
 
 def _text(value: Any) -> str | None:

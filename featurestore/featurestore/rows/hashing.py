@@ -93,8 +93,10 @@ def words(series: pl.Series, kind: DataType) -> Words:
     if kind.name == "list":
         return _list_words(series, kind)
     if kind.name == "vector":
-        doubles = matrix(series, kind).astype(np.float64) + 0.0
-        bits = np.where(np.isnan(doubles), _QUIET_NAN, doubles.view("<u8"))
+        doubles = matrix(series, kind).astype("<f8")
+        doubles += 0.0
+        bits = doubles.view("<u8")
+        bits[np.isnan(doubles)] = _QUIET_NAN
         return _bytes_words(np.arange(len(series) + 1) * kind.size * 8, bits.reshape(-1).view(np.uint8))
     if kind.name == "uint64":
         return np.ascontiguousarray(series.fill_null(0).to_numpy())

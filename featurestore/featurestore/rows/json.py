@@ -39,6 +39,7 @@ _KINDS = {
 }
 _EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _EXACT = 2.0**53
+_encode_plain = msgspec.json.Encoder(decimal_format="number").encode
 _decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
 _NO_DOCUMENT = "\ufffd"
 """Text that is no document, in place of bytes that are no UTF-8; the door refuses it."""
@@ -217,6 +218,8 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
     """Return a plain JSON value as the struct's, or a reason code why it does not fit."""
     if value is None or isinstance(value, msgspec.Raw):
         return value, ""
+    if kind == JSON:  # within a list; by itself it is raw
+        return msgspec.Raw(_encode_plain(value)), ""
     if kind.name == "list":
         assert kind.item is not None
         if not isinstance(value, list):

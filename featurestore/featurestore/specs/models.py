@@ -26,6 +26,9 @@ from featurestore.instants import parse_duration
 from featurestore.steps import Step
 from featurestore.types import DataType
 
+LIFETIME = "lifetime"
+"""The window of all rows up to t."""
+
 OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer", default=None)
 """Told of every declaration that comes into being; the loader of Python files notes lines with it."""
 
@@ -42,9 +45,16 @@ def _history(text: str) -> str:
     return text if text == "all" else _duration(text)
 
 
+def _window(text: str) -> str:
+    return text if text == LIFETIME else _duration(text)
+
+
 def _type(text: str) -> str:
     try:
-        return str(DataType.parse(text))
+        kind = DataType.parse(text)
+        if kind.key is not None:
+            raise SpecError(f"{text} is the type of features only, no column's.")
+        return str(kind)
     except SpecError as error:
         raise ValueError(str(error)) from None
 
@@ -74,6 +84,16 @@ Duration = Annotated[
         json_schema_extra={"pattern": r"^(\d+(us|ms|s|m|h|d|w))+$", "examples": ["90s", "2h", "1d12h", "14d"]}
     ),
     AfterValidator(_duration),
+]
+WindowText = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "pattern": rf"^((\d+(us|ms|s|m|h|d|w))+|{LIFETIME})$",
+            "examples": ["90s", "2h", "1d12h", "14d", LIFETIME],
+        }
+    ),
+    AfterValidator(_window),
 ]
 KeyReference = Annotated[
     str, Field(pattern=r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*(\.([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*)?$")
@@ -233,8 +253,8 @@ class Aggregation(Model):
 
     functions: Annotated[tuple[str, ...], Field(min_length=1)]
     """The functions, such as `[sum, avg, max]`."""
-    windows: Annotated[tuple[Duration, ...], Field(min_length=1)]
-    """The windows, such as `[2h, 14d]`; each gives one feature per function."""
+    windows: Annotated[tuple[WindowText, ...], Field(min_length=1)]
+    """The windows, such as `[2h, 14d, lifetime]`; each gives one feature per function."""
     column: Column | None = None
     """The column whose values are aggregated; without it, rows are counted."""
     by: Column | None = None
@@ -246,7 +266,11 @@ class Aggregation(Model):
     name: FeatureName | None = None
     """What the features' names begin with, in place of the column."""
     k: Annotated[int, Field(gt=0, le=1000, strict=True)] | None = None
-    """How many values `last_k` keeps."""
+    """How many values `first_k`, `last_k`, `top_k`, `bottom_k` keep; how far `lag` and `diff` look back."""
+    half_life: Duration | None = None
+    """After how long a value counts half in `decay_sum` and `decay_avg`."""
+    percentile: Annotated[float, Field(ge=0, le=1)] | None = None
+    """What share of the values lies below the one that `approx_percentile` gives, such as 0.95."""
     closed: Literal["right", "left"] | None = None
     """Which edge of the windows is inside; default, the feature set's."""
     granularity: Duration | None = None

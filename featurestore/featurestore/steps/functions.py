@@ -9,15 +9,17 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.expressions import RowRejected
-from featurestore.rows.vectors import why_not
+from featurestore.rows.vectors import matrix, why_not
+from featurestore.types import JSON, DataType
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.steps.plan import Python
-    from featurestore.types import DataType
 
 
 @functools.cache
@@ -112,6 +114,8 @@ def _typed(op: Python, series: pl.Series, declared: DataType) -> pl.Series:
     found, kind = series.dtype, declared.polars()
     if declared.name == "vector" and isinstance(found, (pl.List, pl.Array)) and found.inner.is_numeric():
         return _vectors(op, series, declared)
+    if declared == JSON:
+        return _documents(op, series)
     if found == kind:
         return series
     alike = (
@@ -129,6 +133,21 @@ def _typed(op: Python, series: pl.Series, declared: DataType) -> pl.Series:
     raise RowRejected(f"python: {op.function} returned {found} in '{series.name}', declared {kind}")
 
 
+def _documents(op: Python, series: pl.Series) -> pl.Series:
+    """Return text, structs or lists as canonical documents. Raises RowRejected where one is none."""
+    from featurestore.rows import casting
+
+    try:
+        cast = casting.cast(series, JSON, casting.Context(op.function))
+    except SpecError as error:
+        raise RowRejected(f"python: {error.message}") from None
+    for mask in cast.bad.values():
+        raise RowRejected(
+            f"python: {op.function} returned no json in '{series.name}': {series[int(mask.argmax())]!r:.80}"
+        )
+    return cast.values
+
+
 def _vectors(op: Python, series: pl.Series, kind: DataType) -> pl.Series:
     """Return a column of lists, or of numpy rows, as vectors. Raises RowRejected where one is none."""
     import polars as pl
@@ -141,4 +160,7 @@ def _vectors(op: Python, series: pl.Series, kind: DataType) -> pl.Series:
         raise RowRejected(
             f"python: {op.function} returned no {kind} in '{series.name}': {why_not(value, kind)}"
         )
-    return lists.cast(kind.polars())
+    made = lists.cast(kind.polars())
+    numbers = matrix(made, kind) + 0.0  # no -0.0, and one NaN
+    numbers[np.isnan(numbers)] = np.nan
+    return pl.Series(series.name, numbers, dtype=kind.polars()).set(made.is_null(), None)

@@ -11,7 +11,7 @@ from featurestore import instants, plans
 from featurestore.environment import Environment
 from featurestore.instants import format_instant
 from featurestore.plans import AggregateColumn, Lookup, SetPlan, VectorPlan
-from featurestore.types import Field
+from featurestore.types import DataType, Field
 from featurestore.verify.outcome import Difference, Verification
 from featurestore.verify.questions import AT
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SUM_TOLERANCE = 1e-15
 """Of the sum of the window's magnitudes: sums and averages of floats (DESIGN 3.7)."""
+DECAY_TOLERANCE = 1e-12
+"""Of the sum of the window's magnitudes: sums and averages that decay."""
 MOMENT_TOLERANCE = 1e-9
 """Relative: variance and its kin, and what is derived from floats."""
 
@@ -46,7 +48,7 @@ class Comparison:
         """Compare every output of every row; `offline` has the plan's outputs, and so the keys found."""
         self._found = offline
         for place, output in enumerate(self._plan.outputs):
-            expected = _row_values(offline[output.name])
+            expected = _row_values(offline[output.name], output.type)
             for number, value in enumerate(expected):
                 got = online[number][place]
                 self._result.compared += 1
@@ -71,15 +73,20 @@ class Comparison:
         lookup, aggregate = self._made[output]
         if aggregate is None:
             return 0.0
-        if aggregate.function in ("var", "std"):
+        if aggregate.function in ("var", "std", "var_pop", "std_pop"):
             return MOMENT_TOLERANCE * abs(value)
-        if aggregate.function not in ("sum", "avg") or aggregate.input.column is None:
+        if aggregate.function in ("skew", "kurtosis"):
+            return MOMENT_TOLERANCE * (1.0 + abs(value))
+        share = {"sum": SUM_TOLERANCE, "avg": SUM_TOLERANCE}.get(aggregate.function)
+        if aggregate.half_life is not None:
+            share = DECAY_TOLERANCE
+        if share is None or aggregate.input.column is None:
             return 0.0
         behind = self._in_window(lookup, aggregate, rows, number)
         if behind is None or not behind.height:
             return 0.0
         magnitude = float(behind[aggregate.input.column].abs().sum())
-        return SUM_TOLERANCE * (magnitude if aggregate.function == "sum" else magnitude / behind.height)
+        return share * (magnitude if aggregate.function.endswith("sum") else magnitude / behind.height)
 
     def _in_window(
         self, lookup: Lookup, aggregate: AggregateColumn, rows: pl.DataFrame, number: int
@@ -185,11 +192,11 @@ def _key_name(output: str) -> str:
     return _KEY + output
 
 
-def _row_values(series: pl.Series) -> list[Any]:
+def _row_values(series: pl.Series, kind: DataType) -> list[Any]:
     """Return a column as row values: instants in microseconds, dates in days."""
-    from featurestore.expressions.vectors import physical
+    from featurestore.rows.values import series_row_values
 
-    return physical(series).to_list()
+    return series_row_values(series, kind)
 
 
 def _same(a: Any, b: Any) -> bool:

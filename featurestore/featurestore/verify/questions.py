@@ -104,7 +104,9 @@ class Questions:
     def _instants(self, times: Sequence[int]) -> list[int]:
         """Return instants at which something changes for an entity with rows at these times."""
         widths = {
-            a.window.width + a.window.offset for lookup in self._plan.lookups for a in lookup.set.aggregates
+            (a.window.width or 0) + a.window.offset
+            for lookup in self._plan.lookups
+            for a in lookup.set.aggregates
         } | {lookup.set.ttl for lookup in self._plan.lookups if lookup.set.ttl is not None}
         chosen = [times[0] - 1, times[-1] + 1]
         for _ in range(18):

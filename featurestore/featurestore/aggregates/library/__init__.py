@@ -1,0 +1,1 @@
+"""The aggregation functions, by what they look at."""
