@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from parity import compiled
 
+from featurestore import FeatureVector, Label, Training
 from featurestore.compiler import compile_bundle
 from featurestore.plans import VectorPlan
 from featurestore.specs.problems import SpecErrors
@@ -340,3 +341,18 @@ def test_a_label_with_an_offset_is_matched_as_of_and_one_without_by_event() -> N
         for text in ("hidden.payee", "{feature: hidden.payee}")
     )
     assert plain == written
+
+
+def test_python_declares_label_and_training_as_yaml_does() -> None:
+    written = {
+        "name": "v",
+        "features": ["spending.amount"],
+        "label": {"feature": "hidden.payee", "offset": "7d", "pending": "drop"},
+        "training": {"where": "amount > 0", "join": "inner"},
+    }
+    assert FeatureVector(
+        name="v",
+        features=("spending.amount",),
+        label=Label(feature="hidden.payee", offset="7d", pending="drop"),
+        training=Training(where="amount > 0", join="inner"),
+    ) == FeatureVector.model_validate(written)

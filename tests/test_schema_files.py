@@ -42,7 +42,14 @@ def test_each_kind_is_told_by_its_constant() -> None:
 
 def test_every_field_of_a_declaration_is_described_and_no_other_is_allowed() -> None:
     definitions = schema("spec.json")["$defs"]
-    for name in (*(model.__name__ for model in DECLARATIONS), "Aggregation", "FeatureSelection", "Test"):
+    for name in (
+        *(model.__name__ for model in DECLARATIONS),
+        "Aggregation",
+        "FeatureSelection",
+        "Label",
+        "Test",
+        "Training",
+    ):
         assert definitions[name]["additionalProperties"] is False
         assert definitions[name]["description"]
         for field, about in definitions[name]["properties"].items():

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         FeatureSelection,
         FeatureSet,
         FeatureVector,
+        Label,
         Source,
         StreamHalf,
         Test,
+        Training,
     )
     from featurestore.store import FeatureStore
 
@@ -35,12 +37,14 @@ __all__ = [
     "FeatureStore",
     "FeatureStoreError",
     "FeatureVector",
+    "Label",
     "OperatorError",
     "RequestError",
     "Source",
     "SpecError",
     "StreamHalf",
     "Test",
+    "Training",
     "__version__",
 ]
 

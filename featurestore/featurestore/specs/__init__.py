@@ -12,8 +12,10 @@ from featurestore.specs.models import (
     FeatureSelection,
     FeatureSet,
     FeatureVector,
+    Label,
     Source,
     StreamHalf,
+    Training,
 )
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import SpecErrors
@@ -29,6 +31,7 @@ __all__ = [
     "FeatureSelection",
     "FeatureSet",
     "FeatureVector",
+    "Label",
     "Loaded",
     "LoadedProject",
     "Origin",
@@ -37,6 +40,7 @@ __all__ = [
     "SpecErrors",
     "StreamHalf",
     "Test",
+    "Training",
     "load_config",
     "load_declarations",
     "load_project",
