@@ -8,11 +8,14 @@ PYTHON ?= $(shell for name in python3.12 python3.11 python3 python3.13 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# How many generated cases `make parity` compares, and which.
+CASES ?= 20000
+SEED ?= 1
 # The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance lint type bench docs check constraints clean
+.PHONY: help setup demo test conformance parity lint type bench docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +40,9 @@ test: setup ## run the tests, but for those marked slow
 conformance: setup ## run every case of tests/conformance in every mode
 	$(BIN)/python -m pytest -q tests/conformance
 
+parity: setup ## compare generated cases with the oracle: make parity CASES=200000 SEED=1
+	$(BIN)/python tests/conformance/generate.py --cases $(CASES) --seed $(SEED)
+
 lint: setup ## check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +55,7 @@ bench: setup ## run the benchmarks
 
 docs: setup ## write the reference from the code, and check every page; the tutorial is run
 	$(BIN)/python scripts/reference.py
+	$(BIN)/python scripts/engines_page.py
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_reference.py
 
 check: lint type ## everything but behaviour: format, lint, types, layering, documentation, generated schema

@@ -17,8 +17,12 @@ from featurestore.specs.models import (
     DECLARATIONS,
     Aggregation,
     BatchHalf,
+    Bounds,
+    Expectation,
     FeatureSelection,
+    Label,
     StreamHalf,
+    Training,
 )
 from featurestore.specs.project import (
     OfflineConfig,
@@ -146,7 +150,11 @@ def _default_of(value: Any) -> str:
 
 def specs_page() -> str:
     """Return the fields of every declaration."""
-    models: list[type[BaseModel]] = [*DECLARATIONS, BatchHalf, StreamHalf, Aggregation, FeatureSelection]
+    models: list[type[BaseModel]] = [
+        *DECLARATIONS,
+        *(BatchHalf, StreamHalf, Aggregation, Expectation, Bounds),
+        *(FeatureSelection, Label, Training),
+    ]
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.
 Names are `[a-z_][a-z0-9_]*`; vectors may have dashes. Types are `int8` to `int64`, `uint8` to `uint64`,

@@ -83,6 +83,9 @@ def kind(schema: Mapping[str, Any]) -> str:
         return f"a mapping to {kind(more)}" if isinstance(more, Mapping) and more else "a mapping"
     if "90s" in schema.get("examples", ()):
         return "a duration"
-    return {"string": "text", "boolean": "true or false", "integer": "a whole number"}.get(
-        str(found), "a value"
-    )
+    return {
+        "string": "text",
+        "boolean": "true or false",
+        "integer": "a whole number",
+        "number": "a number",
+    }.get(str(found), "a value")

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 from featurestore.contracts import OnlineStore, extension
 from featurestore.errors import OperatorError
 from featurestore_connectors.embedded import EmbeddedServer
 
 _prefixes = itertools.count()
+
+# For tests/mutants.py, which only asks whether a test fails: the same examples each time, none made smaller.
+settings.register_profile(
+    "mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate), print_blob=False
+)
 
 StartServer = Callable[..., EmbeddedServer]
 

@@ -43,6 +43,17 @@ def later(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("at").dt.offset_by("1h").alias("later"))
 
 
+def documented(rows: pl.DataFrame) -> pl.DataFrame:
+    """A document of the name and the amount, as text of the author's; none of a negative amount."""
+    texts = [f'{{"n": "{n}", "a": {a}}}' if a >= 0 else "{" for n, a in rows.select("name", "amount").rows()]
+    return pl.DataFrame({"doc": texts})
+
+
+def packed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The same as a struct."""
+    return rows.select(doc=pl.struct(n="name", a="amount"))
+
+
 def nothing(rows: pl.DataFrame) -> pl.DataFrame:
     """A column without any type."""
     return rows.select(twice=pl.lit(None))

@@ -41,6 +41,7 @@ def by_trees(yes: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if yes:
             patch.setattr(states, "_SMALL", 0)
+            patch.setattr(collected, "_MERGES", 0)
             for module in (collected, moments, timed):
                 patch.setattr(module, "_OVERLAP", 0)
         yield

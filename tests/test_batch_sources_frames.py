@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.errors import RequestError
-from featurestore.rows.frames import FrameSource
+from featurestore.rows.frames import FrameSource, to_polars
 
 DATA: dict[str, list[Any]] = {
     "n": [1, None, 3],
@@ -81,6 +81,15 @@ def test_reading_resumes_at_any_row(lazy: bool) -> None:
 def test_what_is_no_frame_is_refused() -> None:
     with pytest.raises(RequestError, match="dict is no frame"):
         FrameSource({"a": [1]})
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    for frame in (twice, twice.to_batches()[0], pandas.DataFrame([[1, 2]], columns=["a", "a"])):
+        for read in (FrameSource, to_polars):
+            with pytest.raises(RequestError, match=r"The frame has the column 'a' 2 times\. Drop or rename"):
+                read(frame)
 
 
 def test_types_that_the_door_never_takes_still_have_digests() -> None:

@@ -16,6 +16,7 @@ from featurestore.cli import main
 HEAVY = ("polars", "pyarrow", "duckdb", "deltalake", "sqlglot", "sqlalchemy", "numpy")
 VERBS = (
     *("init", "validate", "plan", "apply", "ingest", "materialize", "stream", "serve", "preview", "fit"),
+    "test",
     *("get-offline", "get-online", "push", "verify", "compact", "status", "list", "show", "tag"),
 )
 

@@ -129,7 +129,9 @@ def test_fit_stores_what_apply_then_pins(
     vectors = copy / "vectors.yaml"
     vectors.write_text(vectors.read_text().replace('impute: {"*": 0}', "impute: {amount: $mean}"))
     changed = Project(copy, capsys)
-    assert "featurestore fit transactions-fraud" in changed.text("plan")
+    planned = changed.text("plan")
+    assert "featurestore fit transactions-fraud" in planned
+    assert planned.endswith("Nothing to apply until transactions-fraud is fitted.\n")
     rows = payments(copy)
     until = rows["timestamp"].sort()[1000]
     fitted = changed.json("fit", "transactions-fraud", "--until", until.isoformat())

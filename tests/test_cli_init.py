@@ -42,6 +42,7 @@ def test_the_commands_that_init_prints_run_as_they_are(tmp_path: Path) -> None:
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  ")]
     assert [command.split()[1] for command in commands] == [
         "demo",
+        "test",
         "apply",
         "ingest",
         "get-online",
@@ -50,6 +51,7 @@ def test_the_commands_that_init_prints_run_as_they_are(tmp_path: Path) -> None:
         "verify",
     ]
     said = shell("\n".join(commands))
+    assert "3 cases, 0 failed" in said
     assert "last_product" in said
     assert "5 accepted, servable, 0 refused" in said
     assert said.splitlines()[-1].startswith("parity: ")

@@ -122,6 +122,42 @@ SETS = {
         "a.yaml:6: aggregations[0].k: none of the functions has k:."
         " Those that do: first_k, last_k, top_k, bottom_k, lag, diff.",
     ),
+    "a sum over instants": (
+        "aggregations:\n  - {column: at, functions: [sum], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: sum needs a number, found timestamp in 'at'."
+        " Known: amount, shop.",
+    ),
+    "a histogram over floats": (
+        "aggregations:\n  - {column: amount, functions: [histogram], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: histogram needs a column of single values that are no floats,"
+        " found float64 in 'amount'. Known: at, id, merchant, shop, who.",
+    ),
+    "decay without half_life": (
+        "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h]}\n",
+        "a.yaml:6: aggregations[0].functions: decay_sum needs half_life:, after how long a value counts"
+        " half.",
+    ),
+    "a half_life of nothing": (
+        "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [2h], half_life: 0s}\n",
+        "a.yaml:6: aggregations[0].half_life: '0s' is no time at all. Write a duration above zero.",
+    ),
+    "a half_life for nothing": (
+        "aggregations:\n  - {column: amount, functions: [sum], windows: [2h], half_life: 1h}\n",
+        "a.yaml:6: aggregations[0].half_life: none of the functions has half_life:."
+        " Those that do: decay_sum, decay_avg.",
+    ),
+    "a percentile is missing": (
+        "aggregations:\n  - {column: amount, functions: [approx_percentile], windows: [lifetime]}\n",
+        "a.yaml:6: aggregations[0].functions: approx_percentile needs percentile:, the share of values below"
+        " the one it gives, such as 0.95.",
+    ),
+    "two percentiles by one name": (
+        "aggregations:\n"
+        "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.5}\n"
+        "  - {column: amount, functions: [approx_percentile], windows: [1d], percentile: 0.9}\n",
+        "a.yaml:7: aggregations[1]: the feature 'amount_approx_percentile_1d' is already made by"
+        " aggregations[0]. Give one of them a name:, which replaces the column in the feature's name.",
+    ),
     "a window of nothing": (
         "aggregations:\n  - {column: amount, functions: [sum], windows: [0s]}\n",
         "a.yaml:6: aggregations[0].windows: '0s' is no time at all. Write a duration above zero.",

@@ -7,9 +7,11 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from featurestore.aggregates import result_type
 from featurestore.compiler import CompiledProject, compile_declarations, compile_project
 from featurestore.compiler.aggregations import category_name
 from featurestore.instants import DAY, HOUR
@@ -302,3 +304,82 @@ def test_a_fingerprint_is_the_start_of_the_sha256_of_canonical_json() -> None:
         '"closed":"right","entities":["customer"],"history":3600000000,"rows":"' + rows + '","ttl":null}'
     )
     assert (found.source.fingerprint, found.rows_fingerprint, found.state_fingerprint) == (read, rows, state)
+
+
+def test_functions_take_the_parameters_that_they_have_and_their_defaults() -> None:
+    [declared] = spending(
+        aggregations=[
+            {
+                "column": "amount",
+                "functions": ["top_k", "lag", "decay_sum", "approx_percentile", "sum"],
+                "windows": ["1h"],
+                "k": 3,
+                "half_life": "30m",
+                "percentile": 0.95,
+            }
+        ]
+    ).aggregations
+    found = plan(spending(aggregations=[declared])).aggregates
+    assert [(a.function, a.k, a.half_life, a.percentile) for a in found] == [
+        ("top_k", 3, None, None),
+        ("lag", 3, None, None),
+        ("decay_sum", None, HOUR // 2, None),
+        ("approx_percentile", None, None, 0.95),
+        ("sum", None, None, None),
+    ]
+    lag = {"column": "amount", "functions": ["lag", "diff"], "windows": ["1h"]}
+    assert [a.k for a in plan(spending(aggregations=[lag])).aggregates] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ({"functions": ["top_k"], "k": 2}, {"k": 3}),
+        ({"functions": ["decay_avg"], "half_life": "1h"}, {"half_life": "2h"}),
+        ({"functions": ["approx_percentile"], "percentile": 0.5}, {"percentile": 0.9}),
+        ({"functions": ["sum"]}, {"windows": ["lifetime"]}),
+    ],
+)
+def test_parameters_and_windows_are_part_of_the_state_and_not_of_the_rows(
+    given: dict[str, Any], other: dict[str, Any]
+) -> None:
+    one = {"column": "amount", "windows": ["1h"], "name": "a", **given}
+    first, second = (plan(spending(aggregations=[item])) for item in (one, one | other))
+    assert first.state_fingerprint != second.state_fingerprint
+    assert first.rows_fingerprint == second.rows_fingerprint
+
+
+def test_a_lifetime_window_has_no_width_and_no_edge_to_round() -> None:
+    window = {"column": "amount", "functions": ["sum"], "windows": ["1h", "lifetime"]}
+    found = plan(spending(aggregations=[window | {"offset": "1d", "granularity": "1h"}]))
+    assert [a.name for a in found.aggregates] == ["amount_sum_1h", "amount_sum_lifetime"]
+    assert found.aggregates[1].window == Window(None, offset=DAY)
+    assert found.has_lifetime
+    assert found.reach == DAY + 2 * HOUR
+    assert not plan(spending()).has_lifetime
+
+
+def test_results_have_the_types_of_their_columns() -> None:
+    price = DataType("decimal", precision=10, scale=2)
+    stamp = DataType("timestamp")
+    expected = {
+        ("sum", price): "decimal(38,2)",
+        ("avg", price): "float64",
+        ("max", price): "decimal(10,2)",
+        ("diff", price): "decimal(38,2)",
+        ("diff", DataType("uint8")): "int64",
+        ("diff", DataType("date")): "int64",
+        ("diff", stamp): "float64",
+        ("lag", stamp): "timestamp",
+        ("mode", price): "decimal(10,2)",
+        ("histogram", price): "map<decimal(10,2),int64>",
+        ("histogram", STRING): "map<string,int64>",
+        ("distinct", stamp): "list<timestamp>",
+        ("first_k", DataType("list", item=INT64)): "list<list<int64>>",
+        ("approx_percentile", INT64): "float64",
+        ("approx_count_distinct", STRING): "int64",
+    }
+    for (function, kind), text in expected.items():
+        given = {"k": 2, "percentile": 0.5}
+        assert str(result_type(function, kind, **given)) == text, function
+        assert DataType.parse(text) == result_type(function, kind, **given)

@@ -138,6 +138,7 @@ CASES = [
     ),
     *singles(["cast(a as json)", "cast(cast(a as json) as string)"], ["document", "string"]),
     *singles(["length(a)", "a is null"], ["list<string>"]),
+    *singles(["matches(a, 'a')", "matches(a, '\\w+')", "matches(a, '(?i)ES_.*|x$')"], ["string"]),
     *singles(["tokens(a)", "tokens(a, '.')", "tokens(a, 'a')", "length(tokens(a))"], ["string"]),
     *singles(
         [

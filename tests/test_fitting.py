@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
 from fractions import Fraction
@@ -12,14 +13,26 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from payments_project import SPECS, START, make_project, payment
+from tests.lowerings import bits, frame_of
+from tests.test_expressions_lowerings import ROWS
+from tests.test_expressions_lowerings import SCHEMA as GENERATED
 
 from featurestore import FeatureStore, RequestError
 from featurestore.changes import CHANGED, CREATED, UNCHANGED, WAITING
 from featurestore.cli.entry import main
 from featurestore.compiler import NotFitted
 from featurestore.errors import UnknownName
+from featurestore.expressions.vectors import physical
 from featurestore.specs.problems import SpecErrors
+from featurestore.steps import compile_steps
+from featurestore.steps.base import read
+from featurestore.steps.frames import run
+from featurestore.steps.rows import compile_rows
+from featurestore.types import Field
+from featurestore_engines.batch import fitting
 
 STEPS = 'steps:\n  - derive: {large: "amount > 50"}\n'
 
@@ -362,6 +375,10 @@ def test_what_is_not_fitted_is_refused_everywhere_with_the_command(tmp_path, cap
     assert command in capsys.readouterr().err
     assert main(["apply", "-C", str(tmp_path)]) == 0
     assert "! FeatureSet spend  waiting" in capsys.readouterr().out
+    assert main(["fit", "spend", "-C", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["validate", "-C", str(tmp_path)]) == 0
+    assert command not in capsys.readouterr().err
 
 
 def test_the_command_fits_a_set_also_over_a_file(tmp_path, capsys):
@@ -372,6 +389,82 @@ def test_the_command_fits_a_set_also_over_a_file(tmp_path, capsys):
     rows(3.0, 4.0).write_csv(tmp_path / "more.csv")
     assert main(["fit", "spend", "--rows", str(tmp_path / "more.csv"), "--json", "-C", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == {"steps[0].amount": {"min": 3.0, "max": 4.0}}
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, width=64) | st.none(), min_size=1, max_size=40),
+    st.integers(2, 9),
+    st.integers(1, 11),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_statistics_are_those_of_exact_arithmetic(values, parts, at_once):
+    finite = sorted(v for v in values if v is not None and math.isfinite(v))
+    with tempfile.TemporaryDirectory() as folder:
+        held = fitting._Values(Path(folder) / "values.parquet")
+        for start in range(0, len(values), at_once):
+            held.add(pl.Series(values[start : start + at_once], dtype=pl.Float64))
+        held.close()
+        assert held.count == len(finite)
+        if not finite:
+            return
+        exact = [Fraction(v) for v in finite]
+        mean = sum(exact) / len(exact)
+        assert held.statistic("mean") == float(mean)
+        variance = sum((v - mean) ** 2 for v in exact) / len(exact)
+        assert is_root(held.statistic("std"), variance, max(map(abs, exact)))
+        places = [divmod((len(exact) - 1) * k, parts) for k in range(1, parts)]
+        padded = [*exact, exact[-1]]
+        edges = [padded[i] + Fraction(over, parts) * (padded[i + 1] - padded[i]) for i, over in places]
+        assert held.statistic(f"quantiles_{parts}") == [float(edge) for edge in edges]
+        assert (held.statistic("min"), held.statistic("max")) == (finite[0], finite[-1])
+        often = max(finite.count(v) for v in finite)
+        assert held.statistic("mode") == min(v for v in finite if finite.count(v) == often)
+
+
+def is_root(found: float, variance: Fraction, largest: Fraction) -> bool:
+    """Return whether a float is the root of an exact number, but for what rounding a value may cost."""
+    if math.isinf(found):
+        return largest > Fraction(2) ** 1022
+    slack = Fraction(found) / 10**13 + largest / 10**15 + Fraction(5e-324)
+    low, high = Fraction(found) - slack, Fraction(found) + slack
+    return low * abs(low) <= variance <= high * high
+
+
+FITTED = [
+    ({"scale": {"column": "x"}}, {"x": {"mean": 0.5, "std": 2.0}}),
+    ({"scale": {"column": "i", "into": "scaled"}}, {"i": {"mean": 3.0, "std": 0.0}}),
+    ({"scale": {"column": "x", "method": "min_max", "into": "scaled"}}, {"x": {"min": -1.0, "max": 3.0}}),
+    ({"scale": {"column": "j", "method": "min_max"}}, {"j": {"min": 5, "max": 5}}),
+    ({"bin": {"column": "x", "quantiles": 4}}, {"x": {"quantiles_4": [0.0, 0.0, 1.5]}}),
+    ({"bin": {"column": "i", "quantiles": 3, "into": "b"}}, {"i": {"quantiles_3": [-0.5, 7]}}),
+    ({"bin": {"column": "t", "quantiles": 2, "into": "b"}}, {"t": {"quantiles_2": [0]}}),
+    ({"impute": {"x": "$mean"}}, {"x": {"mean": 0.1}}),
+    ({"impute": {"i": "$median"}}, {"i": {"median": 2.5}}),
+    ({"impute": {"column": "s", "value": "$mode"}}, {"s": {"mode": "$a"}}),
+    ({"impute": {"t": "$median"}}, {"t": {"median": 1}}),
+]
+
+
+@given(st.lists(st.sampled_from(FITTED), min_size=1, max_size=4), st.lists(ROWS, min_size=1, max_size=10))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_fitted_steps_give_rows_and_frames_the_same_values(chosen, rows):
+    numbers = ("i", "j", "x")
+    for place, (step, _) in enumerate(chosen):  # one that made of a column something else comes last
+        column = next(iter(step.values())).get("column")
+        if "into" not in next(iter(step.values())) and column in numbers:
+            chosen = chosen[: place + 1]
+            break
+    fields = tuple(Field(name, kind) for name, kind in GENERATED.items())
+    plan = compile_steps([read(step) for step, _ in chosen], fields, fits=[fits for _, fits in chosen])
+    assert not plan.needs
+    kept, rejected = run(plan, frame_of(GENERATED, rows))
+    function = compile_rows(plan)
+    assert not rejected.height
+    by_frame = kept.select(*map(physical, kept.iter_columns())).to_dicts()
+    for row, found in zip(rows, by_frame, strict=True):
+        assert {n: bits(v) for n, v in (function(row) or {}).items()} == {
+            n: bits(v) for n, v in found.items()
+        }
 
 
 def test_what_has_nothing_to_fit_or_is_not_there_is_said(tmp_path):

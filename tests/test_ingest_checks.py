@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import polars as pl
@@ -118,6 +119,19 @@ def test_what_fails_in_a_later_commit_of_an_input_takes_back_nothing_for_nothing
         payments(300).write_parquet(tmp_path / "data" / "a.parquet")
         [report] = store.ingest("spend")
         assert (report.rows_written, height(store)) == (300, 300)
+
+
+def test_a_row_of_several_items_fails_for_any_of_them_whatever_the_first_is_refused_for(tmp_path):
+    steps = """explode: {column: items, into: item}
+validate: {column: item, not_null: true}
+validate: {column: item, max: 9, severity: fail}"""
+    text = specs(steps).replace("schema: {", "schema: {items: 'list<int64>', ")
+    rows = frame(1.0, 2.0).with_columns(items=pl.Series([[None, 10, 1], [1, 2]]))
+    with opened(tmp_path, text) as store:
+        with pytest.raises(ChecksFailed, match=r"item.max: 1 of 2 rows are wrong\. Repair"):
+            store.ingest("spend", rows)
+        [report] = store.ingest("spend", rows[1:])
+        assert (report.rows_written, report.checks["item.max"]["failed"]) == (2, 0)
 
 
 EXPECTED = """rows: {min: 2, max: 4}
@@ -247,6 +261,32 @@ def test_a_stream_goes_on_past_what_fails_and_counts_it(tmp_path):
             "check_spend.shop.allowed": 1,
         }
         assert height(store) == 2
+        version = store.catalog.feature_set("spend").rows_fingerprint
+        assert store.show("spend")["checks"]["amount.min"] == {"severity": "warn", "rows": 4, "failed": 1}
+        gauge = f'feature_set="spend",version="{version}",check="shop.allowed",severity="fail"'
+        assert store.metrics()[f"featurestore_check_failed_rows{{{gauge}}}"] == 1.0
+        store.push("payments", [payment(5, amount=-1.0)])
+        store.drain()
+        assert store.show("spend")["checks"]["amount.min"] == {"severity": "warn", "rows": 5, "failed": 2}
+
+
+@pytest.mark.parametrize("engine", ["local", "bytewax"])
+def test_a_running_stream_tells_the_registry_what_checks_found(tmp_path, engine):
+    if engine == "bytewax":
+        pytest.importorskip("bytewax")
+    stop = Event()
+
+    def report(counts: dict[str, dict[str, int]]) -> None:
+        if counts["payments"].get("records") == 4:
+            stop.set()
+
+    with opened(tmp_path, specs(CHECKS)) as store:
+        store.push("payments", [payment(1), payment(2, amount=-1.0), payment(3, shop="?"), payment(4)])
+        counts = store.stream(["payments"], engine=engine, stop=stop, report=report)
+        assert counts["payments"]["check_spend.shop.allowed"] == 1
+        [status] = store.status()
+        assert status["checks"]["amount.min"] == {"severity": "warn", "rows": 4, "failed": 1}
+        assert status["checks"]["shop.allowed"]["failed"] == 1
 
 
 def test_a_base_row_that_is_refused_is_invalid_and_the_others_are_answered(tmp_path):

@@ -375,6 +375,30 @@ def test_an_instant_before_trimmed_values_is_an_error() -> None:
         entity.read(ORIGIN - 1)
 
 
+@pytest.mark.parametrize("limit", [1, 512])
+def test_a_lifetime_window_keeps_every_row_and_reads_no_field_for_its_left_edge(limit: int) -> None:
+    """Rows of a hundred years are there, far past any other window, and entities do not expire."""
+    window = plans.Window(None)
+    made = (
+        replace(LAST, name="n", function="count", window=window, type=TYPES["whole"]),
+        replace(LAST, name="first", function="first", window=window),
+        replace(LAST, name="hour"),
+    )
+    plan = a_plan(made, plain=("amount",), history=0)
+    entity = Entity(plan)
+    day = 24 * HOUR
+    now = ORIGIN + 300 * day
+    with leaf_rows(limit):
+        for number in range(20):
+            entity.apply([one(ORIGIN - number * 1825 * day, number)], now)
+    assert entity.layout.floors(now) is None
+    assert entity.layout.expire_ms() is None
+    got = entity.read(now)
+    assert (got["n"], got["first"], got["hour"], got["amount"]) == (20, 19.0, None, 0.0)
+    assert entity.read(ORIGIN - 1)["n"] == 19
+    assert len(entity.layout.read_fields(now)) <= 1 + 2 * len(entity.layout.bits)
+
+
 def test_a_directory_grows_several_levels_and_its_tiles_are_used() -> None:
     """2,000 rows, three to a leaf: sums over hours come from tiles, and equal the plain sums."""
     made = tuple(

@@ -5,11 +5,7 @@ Rows go through the door, the steps and the offline table, from there online; qu
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import oracle
@@ -20,93 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import INSTANT, check_cells, examples
 from shop import PROFILE, SCORED, Judge, Row
-from strategies import HOUR, ORIGIN, queries
+from strategies import queries
+from vector_stores import Stores, features, stores
 
-from featurestore import tables
-from featurestore.contracts import OfflineTable, OnlineStore, extension
-from featurestore.online.reader import VectorReader
-from featurestore.online.writer import OnlineWriter
-from featurestore.plans import SetPlan
-from featurestore.rows.frames import FrameSource
-from featurestore_engines.batch import BatchEngine
-from featurestore_engines.batch.questions import Options
-from featurestore_engines.batch.training import TrainingSet
-
-NOW = ORIGIN + 1000 * 24 * HOUR
 CUSTOMERS = ["a", "b", "00123", "nobody", None]
 SHOPS = [1, 2, 2**40, 9, None]
-_numbers = itertools.count()
 
 
-class Stores:
-    """An offline store, and an online one, filled from it."""
-
-    def __init__(self, folder: Path, online: OnlineStore) -> None:
-        self.offline = extension("offline", "delta")({"path": str(folder / "offline")}, folder)
-        self.online = online
-        self.engine = BatchEngine(clock=lambda: NOW)
-        self._name = f"g{next(_numbers)}"
-
-    def table(self, plan: SetPlan) -> OfflineTable:
-        """Return a set's table."""
-        table: OfflineTable = self.offline.table(tables.rows_table(plan))
-        return table
-
-    def generation(self, plan: SetPlan) -> str:
-        """Return a set's generation."""
-        return f"{self._name}-{plan.name}"
-
-    def ingest(self, source: str, rows: Sequence[Row]) -> None:
-        """Ingest rows into all sets of a source: offline, then online."""
-        for plan in shop.plans_of(source):
-            frame = shop.frame(source, rows)
-            dead = self.offline.table("dead")
-            self.engine.ingest(plan, FrameSource(frame), self.table(plan), dead, mode="append")
-            assert dead.snapshot() is None
-            if plan.online:
-                writer = OnlineWriter(plan, self.online, self.generation(plan), clock=lambda: NOW)
-                self.engine.fill(plan, self.table(plan), writer)
-
-    def training(self, plan: Any, rows: pl.DataFrame | None, **options: Any) -> TrainingSet:
-        """Return a training set."""
-        return self.engine.training_set(plan, self.table, rows, Options("t", **options))
-
-    def vectors(self, plan: Any, rows: Sequence[Row], as_of: Sequence[int] | None) -> list[Row]:
-        """Return vectors, with their columns' names, None for a row that is INVALID."""
-        reader = VectorReader(plan, self.online, self.generation, clock=lambda: NOW)
-        result = reader.read(rows, as_of=as_of)
-        names = [f.name for f in result.columns]
-        made = []
-        for values, status, error in zip(result.rows, result.status, result.errors, strict=True):
-            made.append(dict(zip(names, values, strict=True)) | {"error": error})
-            for value, said in zip(values, status, strict=True):
-                assert said in ("PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_TTL", "INVALID")
-                assert (said == "PRESENT") <= (value is not None)
-        return made
-
-
-@contextmanager
-def stores(kind: str, redis: Any) -> Iterator[Stores]:
-    """Open empty stores."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = {"kind": "sqlite", "path": f"{folder}/online.db"} if kind == "sqlite" else {"url": redis}
-        online = extension("online", kind)(config)
-        try:
-            yield Stores(Path(folder), online)
-        finally:
-            online.close()
+def ingest(made: Stores, source: str, rows: Sequence[Row]) -> None:
+    """Ingest rows into all sets of a source of the shop."""
+    made.ingest(shop.plans_of(source), shop.frame(source, rows))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """Each kind of online store, and its server."""
     return request.param, request.getfixturevalue("redis_url") if request.param == "redis" else None
-
-
-def features(made: TrainingSet, plan: Any) -> list[Row]:
-    """Return a training set's rows as row values, of the vector's features and label."""
-    names = [f.name for f in plan.outputs] + ([made.label] if made.label else [])
-    return oracle.rows_of(made.to_polars().select(names))
 
 
 @given(data=st.data())
@@ -130,8 +55,8 @@ def test_entity_rows_of_several_sets_inputs_derive_and_impute(
     with stores(*kind) as made:
         cut = data.draw(st.integers(0, len(paid)))
         for part in (paid[:cut], paid[cut:]):
-            made.ingest("payments", part)
-        made.ingest("visits", visited)
+            ingest(made, "payments", part)
+        ingest(made, "visits", visited)
         rows = pl.DataFrame(
             asked, {"customer": pl.String, "favourite": pl.Int64, "bonus": pl.Int64, "t": pl.Int64}
         ).with_columns(pl.col("t").cast(INSTANT), note=pl.lit("kept"))
@@ -160,8 +85,8 @@ def test_a_base_row_before_and_after_it_has_arrived(kind: tuple[str, Any], data:
         asked += data.draw(st.lists(st.sampled_from(paid), max_size=6))
     as_known = data.draw(st.booleans())
     with stores(*kind) as made:
-        made.ingest("payments", paid)
-        made.ingest("visits", visited)
+        ingest(made, "payments", paid)
+        ingest(made, "visits", visited)
         frame = shop.frame("payments", asked)
         training = made.training(SCORED, frame, as_known=as_known)
         kept = [name for name in frame.columns if name not in training.features]  # a feature takes its place
@@ -189,7 +114,7 @@ def test_the_base_sets_own_rows_are_a_training_set(data: st.DataObject) -> None:
     judge = Judge(paid)
     as_known = data.draw(st.booleans())
     with stores("sqlite", None) as made:
-        made.ingest("payments", paid)
+        ingest(made, "payments", paid)
         training = made.training(SCORED, None, as_known=as_known)
         events = [
             (row["__event_time"], row["__key"], row["id"], row)

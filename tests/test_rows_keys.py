@@ -90,6 +90,14 @@ def test_what_the_contract_says_of_keys() -> None:
     assert encode_keys(wide, [key("string")], ["a"]).to_list() == [None]
 
 
+def test_a_part_has_its_types_tag_and_text_its_length() -> None:
+    text, whole = DataType.parse("string"), DataType.parse("int64")
+    assert encode_key(["ab", "c"], [text, text]) == b"s\0\0\0\x02abs\0\0\0\x01c"
+    assert encode_key(["a", "bc"], [text, text]) == b"s\0\0\0\x01as\0\0\0\x02bc"
+    assert encode_key([1], [whole]) == b"i\0\0\0\0\0\0\0\x01"
+    assert encode_key(["1"], [text]) == b"s\0\0\0\x011"
+
+
 def test_a_slice_of_a_frame_has_its_own_keys() -> None:
     frame = pl.DataFrame({"a": [str(n) * n for n in range(30)]})[7:19]
     assert encode_keys(frame, [key("string")], ["a"]).to_list() == [

@@ -14,7 +14,7 @@ from featurestore.plans import KeyColumn, SetPlan, SourcePlan
 from featurestore.rows.dead_letters import SCHEMA
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
-from featurestore.steps import Derive, Filter, compile_steps
+from featurestore.steps import Derive, Filter, OneHot, Ordinal, compile_steps
 from featurestore.types import DataType, Field
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -125,3 +125,20 @@ def test_no_rows_give_the_same_layout() -> None:
     some = transform(set_, admit(set_.source, frame([1.0]), now=0).rows)
     none = transform(set_, admit(set_.source, frame([]), now=0).rows)
     assert none.rows.schema == some.rows.schema
+
+
+def test_an_unknown_value_holds_no_deletion_back() -> None:
+    deleted = parse("n < 0", {"n": DataType("int64")})
+    steps = [
+        Ordinal(column="id", values=("a",), unknown="reject", into="place"),
+        OneHot(column="id", values=("a",), unknown="reject", keep=True),
+    ]
+    set_ = plan(steps, deleted=deleted, event_id=("id",))
+    rows = admit(set_.source, frame([1.0] * 4, id=["a", "b", "a", "b"], n=[1, 1, -1, -1]), now=0).rows
+    found = transform(set_, rows)
+    assert found.rows.select("__sequence", "__deleted", "place", "id_a").rows() == [
+        (0, False, 0, 1),
+        (2, True, 0, 1),
+        (3, True, None, 0),
+    ]
+    assert found.rejected["code"].to_list() == ["unknown_value"]

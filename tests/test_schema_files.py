@@ -28,7 +28,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def test_each_kind_is_told_by_its_constant() -> None:
-    branches = schema("spec.json")["anyOf"]
+    *branches, cases = schema("spec.json")["anyOf"]
     assert [branch["properties"]["kind"]["const"] for branch in branches] == [
         "Entity",
         "Source",
@@ -36,11 +36,13 @@ def test_each_kind_is_told_by_its_constant() -> None:
         "FeatureVector",
     ]
     assert all(branch["required"] == ["kind"] for branch in branches)
+    assert cases["required"] == ["tests"]
+    assert cases["properties"]["tests"]["items"] == {"$ref": "#/$defs/Test"}
 
 
 def test_every_field_of_a_declaration_is_described_and_no_other_is_allowed() -> None:
     definitions = schema("spec.json")["$defs"]
-    for name in (*(model.__name__ for model in DECLARATIONS), "Aggregation", "FeatureSelection"):
+    for name in (*(model.__name__ for model in DECLARATIONS), "Aggregation", "FeatureSelection", "Test"):
         assert definitions[name]["additionalProperties"] is False
         assert definitions[name]["description"]
         for field, about in definitions[name]["properties"].items():

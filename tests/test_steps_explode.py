@@ -214,6 +214,7 @@ def test_items_are_counted_each_once_online_and_offline(tmp_path: Path, way: str
     ("change", "said"),
     [
         (("event_id: id\n", "event_id: id\non_duplicate: replace\n"), "could not take the others back"),
+        (("event_id: id\n", "event_id: id\ndeleted: lines is null\n"), "could not take the others back"),
         (("features: [sales.*]", "base: sales\nfeatures: [sales.*]"), "a vector scores one"),
         (
             ("features: [sales.*]", "base: whole\nfeatures: [whole.*]\nlabel: sales.units"),

@@ -227,6 +227,8 @@ def test_an_applied_version_holds_its_table_and_a_changed_one_is_a_new_version(t
     with FeatureStore(tmp_path) as store:
         store.apply()
         first = store.vector("profile").name
+        shown = store.show("spend")["declaration"]["steps"][0]
+        assert shown == {"join": {"table": "tables/mcc.csv", "on": "mcc", "types": {"risk": "float64"}}}
         store.push("payments", [payment(1, 5411, 8.0), payment(2, 9999, 1.0)], wait=20)
         assert profile(store) == {"name": None, "risky_sum_1h": 2.0}
         write_table(tmp_path, 0.25)
@@ -269,3 +271,58 @@ print([m for m in ("polars", "pyarrow", "duckdb", "deltalake", "sqlglot") if m i
     row, loaded = done.stdout.splitlines()
     assert row == str({"mcc": 5411, "doc": '{"a":1}', "name": ["grocery"], "a": "1", "b": bucket})
     assert loaded == "[]"
+
+
+FITTED = """
+kind: Entity
+name: customer
+---
+kind: Source
+name: payments
+event_time: at
+event_id: id
+schema: {id: string, at: timestamp, customer: string, mcc: int64, parts: list<float64>}
+batch: {kind: parquet, path: "data/*.parquet"}
+---
+kind: FeatureSet
+name: spend
+entities: [customer]
+source: payments
+history: all
+steps:
+  - join: {table: tables/mcc.csv, on: mcc, types: {risk: float64}}
+  - explode: {column: parts, into: part}
+  - scale: {column: risk, method: min_max}
+  - scale: {column: part, method: min_max}
+  - select: [risk, part]
+aggregations:
+  - {column: part, functions: [sum], windows: [7d]}
+---
+kind: FeatureVector
+name: profile
+features: [spend.*]
+"""
+
+
+def test_what_a_table_and_the_items_of_a_list_give_can_be_fitted(tmp_path: Path) -> None:
+    (tmp_path / "featurestore.yaml").write_text("project: fraud\nonline: {kind: sqlite}\n", encoding="utf-8")
+    (tmp_path / "specs.yaml").write_text(FITTED, encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    write_table(tmp_path, 1.5)
+    frame = pl.DataFrame(
+        {
+            "id": ["1", "2", "3"],
+            "at": [START, START + timedelta(minutes=1), START + timedelta(minutes=2)],
+            "customer": ["C1", "C1", "C2"],
+            "mcc": [5411, 7995, 1],
+            "parts": [[2.0, 4.0], [10.0], []],
+        }
+    )
+    frame.write_parquet(tmp_path / "data" / "payments.parquet")
+    with FeatureStore(tmp_path) as store:
+        fitted = store.fit("spend")
+        assert list(fitted.values()) == [{"min": 0.5, "max": 1.5}, {"min": 2.0, "max": 10.0}]
+        store.apply()
+        (tmp_path / "tables" / "mcc.csv").unlink()
+        store.ingest("spend")
+        assert profile(store) == {"risk": 0.0, "part": 1.0, "part_sum_7d": 1.25}

@@ -58,6 +58,18 @@ def test_timestamps_are_instants_in_rows() -> None:
     assert compile_rows(plan)(row(1.0)) == {**row(1.0), "later": 3_600_000_000}
 
 
+def test_documents_become_canonical_and_what_is_none_is_refused() -> None:
+    for function in ("documented", "packed"):
+        plan = plan_of(function, {"doc": "json"})
+        kept, _ = run(plan, frame(1.0))
+        assert kept["doc"].to_list() == ['{"a":1,"n":"ab"}']
+        assert compile_rows(plan)(row(1.0))["doc"] == '{"a":1,"n":"ab"}'  # type: ignore[index]
+    plan = plan_of("documented", {"doc": "json"})
+    kept, rejected = run(plan, frame(2.5, -1.0))
+    assert kept["doc"].to_list() == ['{"a":2.5,"n":"ab"}']
+    assert rejected["__reason"].to_list() == [f"python: {MODULE}:documented returned no json in 'doc': '{{'"]
+
+
 def test_a_column_without_type_is_null() -> None:
     plan = plan_of("nothing", {"twice": "int64"})
     assert compile_rows(plan)(row(1.0)) == {**row(1.0), "twice": None}

@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import NoPermissionError
@@ -24,6 +25,7 @@ from redis.exceptions import NoPermissionError
 from featurestore.contracts import EntityRead, EntityWrite, ShardState
 from featurestore.errors import OperatorError
 from featurestore.keys import SHARDS
+from featurestore_connectors.embedded import EmbeddedServer
 from featurestore_connectors.redis_client import Command, RedisClient
 
 _OLDEST = (6, 2)
@@ -78,6 +80,11 @@ class RedisOnlineStore:
     Config: `url`; `cluster` (false); `prefix` of every key (`fs`); `timeout` of connecting and of an answer
     (`5s`); `connections`, the most that one event loop opens (64).
     """
+
+    @staticmethod
+    def embedded(folder: Path) -> EmbeddedServer:
+        """Return a server of one's own, for a `with`, whose files lie in the folder. Raises MissingExtra."""
+        return EmbeddedServer(folder)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._client = RedisClient(config, _SCRIPTS)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         FeatureVector,
         Source,
         StreamHalf,
+        Test,
     )
     from featurestore.store import FeatureStore
 
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "SpecError",
     "StreamHalf",
+    "Test",
     "__version__",
 ]
 

@@ -78,8 +78,8 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
             if kind == "FeatureVector":
                 pinned = {s.name: fingerprints["FeatureSet", s.name] for s in sets_of(compiled.vectors[name])}
             if kind in ("FeatureVector", "FeatureSet"):
-                needed = {item["name"] for item in compiled.bundle(name)}
-                fitted = {other: fit for other, fit in fits.items() if other in needed}
+                reads = {item["name"] for item in compiled.bundle(name) if item["kind"].startswith("Feature")}
+                fitted = {other: fit for other, fit in fits.items() if other in reads}
             bundle = {
                 DECLARATIONS: compiled.bundle(name) if kind != "Source" else _source_bundle(compiled, name),
                 FUNCTIONS: _functions(compiled, kind, name),

@@ -19,6 +19,7 @@ from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.plans import VectorPlan
 from featurestore.specs import LoadedProject
 from featurestore.steps import compile_steps
+from featurestore.steps.tables import folder
 from featurestore.training import training_rows
 from featurestore.types import DataType
 from featurestore.writing import given
@@ -87,7 +88,8 @@ def _fit_set(store: FeatureStore, steps: StepsToFit, until: int | None, rows: An
     result: dict[str, dict[str, Any]] = {}
     with engine.fitting(source, inputs, landing, until, either_half=rows is not None) as fitting:
         for need, label in zip(steps.needs, steps.labels, strict=True):
-            before = compile_steps(steps.steps[: need.step], source.schema, fits=fitted)
+            with folder(environment.root):
+                before = compile_steps(steps.steps[: need.step], source.schema, fits=fitted)
             values = fitting.fit(before, need.column.name, need.statistics)
             fitted[need.step][need.column.name] = values
             result.setdefault(label, {}).update(values)

@@ -11,6 +11,7 @@ from featurestore.online.estimate import estimate
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SetPlan, VectorPlan
 from featurestore.specs.models import LIFETIME
+from featurestore.steps.tables import without_rows
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -21,6 +22,7 @@ def status(store: FeatureStore) -> list[dict[str, Any]]:
 
     Offline: rows, bytes of files, newest event and ingest times. Online: generation, entities, bytes. Lag:
     events of the stream that the offline table, and the online store, have not applied yet, by partition.
+    Checks, where there are any: rows that came, and those that each found wrong.
     """
     return [_status(store, plan) for plan in store.catalog.live_sets()]
 
@@ -68,6 +70,8 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             record["entities"], record["bytes_online"] = sizes["entities"], sizes["bytes"]
         except OperatorError as error:
             record["online_error"] = str(error)
+    if plan.steps.checks:
+        record["checks"] = _show_checks(store, plan)
     if plan.source.stream is not None:
         _lag(store, plan, record, writer)
     return record
@@ -105,9 +109,18 @@ def _ends(store: FeatureStore, plan: SetPlan) -> dict[str, int]:
 
 
 def gauges(store: FeatureStore) -> dict[str, float]:
-    """Return `featurestore_lag_events` by feature set and partition: events not applied online yet."""
+    """Return gauges of the live sets.
+
+    `featurestore_lag_events` by feature set and partition: events not applied online yet.
+    `featurestore_check_failed_rows` by feature set and check: rows that it found wrong, by the registry.
+    """
     result: dict[str, float] = {}
     for plan in store.catalog.live_sets():
+        if plan.steps.checks:
+            for name, found in _show_checks(store, plan).items():
+                labels = f'feature_set="{plan.name}",version="{plan.rows_fingerprint}",check="{name}"'
+                sample = f'featurestore_check_failed_rows{{{labels},severity="{found["severity"]}"}}'
+                result[sample] = float(found["failed"])
         if not plan.online or plan.source.stream is None:
             continue
         try:
@@ -175,7 +188,7 @@ def show(store: FeatureStore, name: str) -> dict[str, Any]:
         "applied": format_instant(version.created_at),
         "tags": registry.tags(project, kind, bare),
         "versions": [item.fingerprint for item in registry.versions(project, kind, bare)],
-        "declaration": declaration,
+        "declaration": without_rows(declaration),
     }
     if kind == "FeatureSet":
         shown |= _show_set(store, store.catalog.feature_set(name))

@@ -22,6 +22,7 @@ from featurestore.training import instant_of, training_rows
 if TYPE_CHECKING:
     import polars as pl
 
+    from featurestore.cases import CaseReport
     from featurestore.client import RemoteFeatureStore
     from featurestore.plans import TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
@@ -70,7 +71,7 @@ class FeatureVectorHandle:
         None: the base set's own rows). Rows are left out only where `start` and `end` bound the instants
         (half-open), `where` is not true of outputs, inputs, label or `set.feature`, or `join` is `inner` and
         a look-up finds no row of its entity; each defaults to the vector's `training:`. `positions` are those
-        of an earlier training set, to compute it again. Raises RequestError, and SpecError of a `where`.
+        of an earlier training set, to compute it again. Raises RequestError.
         """
         training = training_rows(self.plan, start, end, where, join)
         return self._store._training_set(self.plan, entity_rows, event_time, as_known, training, positions)
@@ -122,7 +123,33 @@ class FeatureStore:
 
     def validate(self) -> CompiledProject:
         """Return the project's specs, compiled. Raises SpecErrors with every mistake, each with file:line."""
-        return compile_project(load_project(self.root, self._profile))
+        from featurestore.cases import check
+
+        loaded = load_project(self.root, self._profile)
+        compiled = compile_project(loaded)
+        check(loaded, compiled)
+        return compiled
+
+    def test(
+        self,
+        names: Sequence[str] = (),
+        match: str | None = None,
+        *,
+        redis: bool = False,
+        progress: Progress | None = None,
+    ) -> CaseReport:
+        """Run the project's own cases (`tests:` beside specs) on every engine, in scratch stores.
+
+        `names` are of cases, sets or vectors (default: all); `match` is text in a case's name. The online
+        values lie in SQLite, or with `redis` in Redis: the project's, where it has one, under a prefix of its
+        own, else one that is started for it. Raises SpecErrors where a case is wrong in itself.
+        """
+        from featurestore.cases import run
+        from featurestore.fitting import fitted_project
+
+        loaded = load_project(self.root, self._profile)
+        compiled, _ = fitted_project(self.environment, loaded)
+        return run(self, loaded, compiled, names, match, redis=redis, progress=progress)
 
     def plan(self) -> Changes:
         """Return what `apply` would change, and what would follow from it."""

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from featurestore import tables
 from featurestore.contracts import extension
-from featurestore.errors import MissingExtra, RequestError, SpecError, UnknownName, did_you_mean
+from featurestore.errors import (
+    MissingExtra,
+    OperatorError,
+    RequestError,
+    SpecError,
+    UnknownName,
+    did_you_mean,
+)
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 
@@ -20,6 +27,9 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 2.0
 """How often a stream looks for new versions and generations."""
+
+_RECORD_SECONDS = 10.0
+"""How often a stream tells the registry what checks found."""
 
 
 def stream(
@@ -57,16 +67,21 @@ def stream(
     threads = [threading.Thread(target=one, args=(name,), name=f"stream-{name}") for name in names]
     for thread in threads:
         thread.start()
+    recorded = time.monotonic()
     try:
         while any(thread.is_alive() for thread in threads):
             for thread in threads:
                 thread.join(0.2)
             if report is not None:
                 report({name: count.to_dict() for name, count in counts.items()})
+            if time.monotonic() - recorded > _RECORD_SECONDS:
+                recorded = time.monotonic()
+                _record_checks(store, counts.values())
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+        _record_checks(store, counts.values())
     if errors:
         raise errors[0]
     return {name: count.to_dict() for name, count in counts.items()}
@@ -84,8 +99,24 @@ def drain(
     """
     engine = extension("engines", "local")
     job = _Jobs(store, source, engine).job(extra or {})
-    counts: dict[str, int] = engine.drain(job, store.environment.stream(job.source), until).to_dict()
-    return counts
+    counts = engine.drain(job, store.environment.stream(job.source), until)
+    if not extra:  # a generation that catches up reads what a stream reads, and counts, as well
+        _record_checks(store, [counts])
+    told: dict[str, int] = counts.to_dict()
+    return told
+
+
+def _record_checks(store: FeatureStore, counts: Iterable[Any]) -> None:
+    """Add to the registry what checks found; what it does not take now, it is given the next time."""
+    registry, project = store.environment.registry, store.environment.project
+    for count in counts:
+        for item in count.take_checked():
+            try:
+                registry.record_checks(
+                    project, item.feature_set, item.rows_fingerprint, item.rows, item.failed
+                )
+            except OperatorError:
+                count.keep_checked(item)
 
 
 class _Jobs:

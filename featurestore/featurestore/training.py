@@ -6,7 +6,7 @@ from typing import Any
 
 from featurestore import instants
 from featurestore.catalog import sets_of
-from featurestore.errors import RequestError, did_you_mean
+from featurestore.errors import RequestError, SpecError, did_you_mean
 from featurestore.plans import TrainingPlan, VectorPlan
 
 JOINS = ("left", "inner")
@@ -17,8 +17,7 @@ def training_rows(
 ) -> TrainingPlan:
     """Return which rows to keep: what the arguments say, else what the vector's `training:` says.
 
-    `where` may read any feature of the sets that the vector reads. Raises RequestError, and SpecError of a
-    condition that cannot be used.
+    `where` may read any feature of the sets that the vector reads. Raises RequestError.
     """
     if join is not None and join not in JOINS:
         raise RequestError(f"join={join!r} is no kind of join.", hint=did_you_mean(str(join), JOINS))
@@ -27,7 +26,10 @@ def training_rows(
     if where is not None and (condition is None or where != condition.text):
         from featurestore.compiler.training import compile_condition
 
-        condition = compile_condition(where, plan, {item.name: item for item in sets_of(plan)})
+        try:
+            condition = compile_condition(where, plan, {item.name: item for item in sets_of(plan)})
+        except SpecError as error:
+            raise RequestError(f"where: {error.message}", hint=error.hint) from None
     first, last = instant_of(start), instant_of(end)
     return TrainingPlan(
         condition,

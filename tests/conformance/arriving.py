@@ -89,11 +89,14 @@ class Arrival:
         for name in dict.fromkeys(names):
             source = self._store.catalog.source(name)
             first, rest = self._parts(self._items(source))
-            if first:
+            if first and not self._case.both:
                 self._ingest(source, first)
             if self._mode.overlap and source.event_id:
                 rest = [*first, *rest]
-            if self._mode.batch < 1:
+            if self._case.both:
+                first = rest = [*first, *rest]
+                self._ingest(source, first)
+            if self._mode.batch < 1 or self._case.both:
                 self._stream(source, rest)
         if self._mode.renewed:
             self._store.compact()

@@ -73,7 +73,8 @@ class Asked:
         kinds = {f.name: f.type for f in self.plan.inputs}
         for lookup in self.plan.lookups:
             for column, key in zip(lookup.keys, lookup.set.keys, strict=True):
-                kinds[column] = key.type
+                if column in lookup.given_keys:
+                    kinds[column] = key.type
         return kinds
 
     def frame(self) -> pl.DataFrame:
@@ -153,7 +154,20 @@ def as_known(store: FeatureStore, asked: Asked, reference: Any) -> list[Answer]:
 def _trained(store: FeatureStore, asked: Asked, reference: Any, *, as_known: bool) -> list[Answer]:
     made = store.vector(reference).get_offline(asked.frame(), "__t", as_known=as_known)
     names = [f.name for f in asked.plan.outputs] + ([made.label] if made.label else [])
-    return oracle.rows_of(made.to_polars().select(names))
+    return natural_rows(made.to_polars().select(names))
+
+
+def natural_rows(frame: pl.DataFrame) -> list[Answer]:
+    """Return a frame's rows as row values: histograms, which frames hold as entries, are dictionaries."""
+    rows = oracle.rows_of(frame)
+    for name, kind in frame.schema.items():
+        if isinstance(kind, pl.List) and isinstance(kind.inner, pl.Struct):
+            for row in rows:
+                entries = row[name]
+                row[name] = (
+                    None if entries is None else {oracle._natural(e["key"]): e["value"] for e in entries}
+                )
+    return rows
 
 
 def judged(asked: Asked, rows: Mapping[str, Sequence[Answer]], *, as_known: bool) -> list[Answer]:
@@ -200,6 +214,8 @@ def _agrees(cell: Any, got: Any, kind: DataType | None, t0: int) -> bool:
 def _same(expected: Any, got: Any) -> bool:
     if isinstance(expected, str) and expected.startswith("~") and isinstance(got, float):
         return math.isclose(float(expected[1:]), got, rel_tol=1e-9)
+    if isinstance(expected, str) and expected.startswith("≈") and isinstance(got, float):
+        return math.isclose(float(expected[1:]), got, rel_tol=0.02)
     if isinstance(expected, list) and isinstance(got, list):
         return len(expected) == len(got) and all(map(_same, expected, got))
     if isinstance(expected, dict) and isinstance(got, dict):

@@ -21,11 +21,12 @@ A topic file:
 A time is `t0` or an instant, and durations added or taken: `t0 + 1h - 1us`. Text stands for what JSON cannot
 say: binary as text in UTF-8, decimals, dates. A column left out of the rows is null, but the source's
 ingest time, which is then the event time, and its `id` column, which is then the row's number. `~1.5` is
-within 1e-9 of 1.5, relatively. `status` columns are `name?`, of online vectors alone.
+within 1e-9 of 1.5, relatively, `≈1.5` within 2 %. `name?` is a status, of online vectors alone.
 
 A case may also have `specs`, `vector` (default: the only one, else all features of the only set),
 `messages` (JSON texts by source, in place of rows), `rejected` (reason codes of dead letters), `only`
-(readings, see `modes.READINGS`) and `skip` (traits of modes that do not apply, with the reason as a comment).
+(readings, see `modes.READINGS`), `both` (all rows come by both halves) and `skip` (traits of modes that do
+not apply, with the reason as a comment).
 """
 
 from __future__ import annotations
@@ -48,7 +49,20 @@ ORIGIN = "2026-01-01T00:00:00Z"
 GIVES = "=>"
 _TERM = re.compile(r"\s*([+-])\s*((?:\d+(?:us|ms|s|m|h|d|w))+)$")
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-_FIELDS = {"name", "t0", "specs", "rows", "messages", "expect", "known", "vector", "rejected", "only", "skip"}
+_FIELDS = {
+    "name",
+    "t0",
+    "specs",
+    "rows",
+    "messages",
+    "expect",
+    "known",
+    "vector",
+    "rejected",
+    "only",
+    "skip",
+    "both",
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class Case:
     rejected: frozenset[str]
     only: frozenset[str]
     skip: frozenset[str] = field(default_factory=frozenset)
+    both: bool = False
 
     @property
     def id(self) -> str:
@@ -84,7 +99,16 @@ class Case:
 
 def cases() -> list[Case]:
     """Return all cases, topic by topic. Raises ValueError for a file that is not as described."""
-    return [case for path in sorted(TOPICS.glob("*.yaml")) for case in topic(path)]
+    return [case for path in _files() for case in topic(path)]
+
+
+def topics() -> dict[str, str]:
+    """Return the topics' names, and what each is about."""
+    return {path.stem: YAML(typ="safe", pure=True).load(path.read_text())["about"] for path in _files()}
+
+
+def _files() -> list[Path]:
+    return sorted(TOPICS.glob("*.yaml"))
 
 
 def topic(path: Path) -> Iterator[Case]:
@@ -110,6 +134,7 @@ def topic(path: Path) -> Iterator[Case]:
             rejected=frozenset(given.get("rejected", ())),
             only=frozenset(given.get("only", ())),
             skip=frozenset(given.get("skip", ())),
+            both=given.get("both", False),
         )
         origins = given.get("t0", ORIGIN)
         if isinstance(origins, list):
@@ -158,8 +183,10 @@ def instant(text: Any, t0: int) -> int:
 
 def typed(value: Any, kind: DataType, t0: int) -> Any:
     """Return a cell as a row value of a type: instants in µs, dates in days. `~1.5` stays text."""
-    if value is None or (isinstance(value, str) and value.startswith("~") and kind.is_float):
+    if value is None or (isinstance(value, str) and value[:1] in ("~", "≈") and kind.is_float):
         return value
+    if kind.key is not None and kind.item is not None:
+        return {typed(k, kind.key, t0): typed(item, kind.item, t0) for k, item in value.items()}
     if kind.item is not None:
         return [typed(item, kind.item, t0) for item in value]
     if kind.name == "timestamp":

@@ -16,6 +16,7 @@ import oracle
 import polars as pl
 from conformance import drawing
 from conformance.arriving import Row, frame
+from conformance.asking import natural_rows
 from conformance.drawing import Case
 from conformance.judge import Judge
 from conformance.memory import MemoryOnline, MemoryTable
@@ -101,6 +102,17 @@ def _spans(plan: SetPlan) -> list[int]:
     return sorted(found - {0})
 
 
+def facts_of(plan: SetPlan, rows: pl.DataFrame, partition: str, start: int, now: int) -> pl.DataFrame:
+    """Return raw rows as the set's table holds them: through the door and the steps, from this position."""
+    numbered = rows.with_columns(
+        (pl.int_range(pl.len(), dtype=pl.Int64) + start).alias("__sequence"),
+        pl.lit(partition).alias("__partition"),
+    )
+    admitted = admit(plan.source, numbered, now=now)
+    assert not admitted.rejected.height, admitted.rejected
+    return transform(plan, admitted.rows).rows
+
+
 class _Check:
     def __init__(self, block: Block, compiled: CompiledProject) -> None:
         self.differences: list[Difference] = []
@@ -111,19 +123,10 @@ class _Check:
         self._logs = [case.rows for case in block.cases]
         everything = [row for log in self._logs for row in log]
         self._now = max((row[name] for row in everything for name in ("at", "seen")), default=0) + DAY
-        self._frame = frame(self._plan.source, everything)
-        self._facts = self._transformed(self._frame)
+        self._facts = facts_of(self._plan, frame(self._plan.source, everything), "p", 0, self._now)
         rng = Random(block.arrival)
         self._store = self._applied(rng)
         self._judges = [Judge(self._asked, {"rows": log}) for log in self._logs]
-
-    def _transformed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        numbered = rows.with_columns(
-            pl.int_range(pl.len(), dtype=pl.Int64).alias("__sequence"), pl.lit("p").alias("__partition")
-        )
-        admitted = admit(self._plan.source, numbered, now=self._now)
-        assert not admitted.rejected.height, admitted.rejected
-        return transform(self._plan, admitted.rows).rows
 
     def _applied(self, rng: Random) -> MemoryOnline:
         """Return a store with all rows applied: in any order, some again where the source has ids."""
@@ -212,7 +215,7 @@ class _Check:
 
     def _training(self, plan: VectorPlan, rows: pl.DataFrame, options: Options) -> list[Row | None]:
         made = training_set(plan, lambda _: MemoryTable(self._facts), rows, options)  # type: ignore[arg-type,return-value]
-        return [*oracle.rows_of(made.to_polars().select(made.features))]
+        return [*natural_rows(made.to_polars().select(made.features))]
 
     def _compare(
         self,

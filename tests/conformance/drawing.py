@@ -102,29 +102,31 @@ def functions(column: str | None) -> tuple[str, ...]:
 
 def _compiles(column: str | None, function: str) -> bool:
     chosen = {} if column is None else {"column": column}
-    aggregation = {**chosen, "functions": [function], "windows": ["1h"], **_parameter(Random(0), function)}
+    aggregation = {**chosen, "functions": [function], "windows": ["1h"], **parameter(Random(0), function)}
     try:
-        project(_documents([column or "x"], {}, {"aggregations": [aggregation]}))
+        project(documents([column or "x"], {}, {"aggregations": [aggregation]}))
     except (SpecError, SpecErrors):
         return False
     return True
 
 
-def _parameter(rng: Random, function: str) -> dict[str, Any]:
+def parameter(rng: Random, function: str) -> dict[str, Any]:
+    """Return what a function must be told, such as its `k:`."""
     if function not in PARAMETERS:
         return {}
     name, values = PARAMETERS[function]
     return {name: rng.choice(values)}
 
 
-def project(documents: Sequence[Mapping[str, Any]]) -> CompiledProject:
+def project(declared: Sequence[Mapping[str, Any]]) -> CompiledProject:
     """Return the plans of documents."""
-    return compile_bundle([{"kind": "Project", "name": "generated"}, *documents])
+    return compile_bundle([{"kind": "Project", "name": "generated"}, *declared])
 
 
-def _documents(
+def documents(
     columns: Sequence[str], source: Mapping[str, Any], feature_set: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
+    """Return the documents of a source of these columns, a set, its vector, and one that scores a row."""
     schema = {"id": "string", "customer": "string", "at": "timestamp", "seen": "timestamp", "rank": "int64"}
     if "deleted" in source:
         schema["gone"] = "bool"
@@ -168,7 +170,7 @@ def feature_set(rng: Random) -> list[dict[str, Any]]:
     plain = [name for name in columns if rng.random() < 0.6]
     made["steps"] = [*steps, {"select": plain or columns[:1]}]
     made["aggregations"] = [_aggregation(rng, columns, number) for number in range(rng.randint(1, 3))]
-    return _documents(columns, source, made)
+    return documents(columns, source, made)
 
 
 def _aggregation(rng: Random, columns: Sequence[str], number: int) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def _aggregation(rng: Random, columns: Sequence[str], number: int) -> dict[str, 
     if column is not None:
         made["column"] = column
     for function in chosen:
-        made |= _parameter(rng, function)
+        made |= parameter(rng, function)
     made["functions"] = chosen
     spans = [*sorted(WINDOWS), *_lifetimes()]
     made["windows"] = sorted(set(rng.choices(spans, k=rng.randint(1, 2))))
@@ -206,7 +208,7 @@ def _lifetimes() -> tuple[str, ...]:
     """Return the window that reaches back for ever, where there is one."""
     aggregation = {"column": "x", "functions": ["sum"], "windows": ["lifetime"]}
     try:
-        project(_documents(["x"], {}, {"aggregations": [aggregation]}))
+        project(documents(["x"], {}, {"aggregations": [aggregation]}))
     except (SpecError, SpecErrors):
         return ()
     return ("lifetime",)

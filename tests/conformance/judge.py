@@ -7,7 +7,7 @@ count at an instant, and what comes of them, is the oracle's.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,12 @@ from featurestore.expressions.to_closure import to_closure
 from featurestore.keys import cast_key
 from featurestore.plans import SetPlan, VectorPlan
 from featurestore.rows.identity import row_hash
-from featurestore.steps.plan import Filter
-from featurestore.steps.rows import compile_rows
+from featurestore.steps.plan import Check, Filter
+from featurestore.steps.rows import compile_each
 
 Row = dict[str, Any]
 _closure = functools.lru_cache(256)(to_closure)
-_steps = functools.lru_cache(16)(compile_rows)
+_steps = functools.lru_cache(16)(compile_each)
 
 
 class Judge:
@@ -54,7 +54,11 @@ class Judge:
             keys = asked | {key.request_column: base[key.column] for key in plan.base.keys}
         for lookup in plan.lookups:
             own = base if lookup.is_base else None
-            key = _key(lookup.set, [keys.get(name) for name in lookup.keys])
+            given = [
+                slots[name].value if place in lookup.feature_keys else keys.get(name)
+                for place, name in enumerate(lookup.keys)
+            ]
+            key = _key(lookup.set, given)
             cells = self._cells(lookup.set, key, t, as_known, own)
             for selected in lookup.features:
                 slots[selected.output] = cells[selected.feature]
@@ -94,7 +98,11 @@ class Judge:
             same = [row for row in self._rows(label.set) if oracle.same_id(base | {"__key": key}, row)]
             kept = oracle.identified(same, on_duplicate=label.set.source.on_duplicate)
             return kept[0][label.feature] if kept else None
-        return self._cells(label.set, key, t, False, None)[label.feature].value
+        if label.offset and label.pending == "hide":
+            reached = max((row["__ingest_time"] for row in self._rows(label.set)), default=instants.ALWAYS)
+            if t + label.offset > reached:
+                return None
+        return self._cells(label.set, key, t + label.offset, False, None)[label.feature].value
 
     def _rows(self, plan: SetPlan) -> list[Row]:
         if plan.name not in self._facts:
@@ -103,42 +111,42 @@ class Judge:
 
 
 def _key(plan: SetPlan, values: Sequence[Any]) -> Any:
-    """Return the parts of a key, each cast to its entity's type; None where one is null."""
+    """Return the parts of a key, each cast to its entity's type; None where one is null or does not fit."""
     if any(value is None or value != value for value in values):
         return None
-    return tuple(cast_key(value, key.type) for value, key in zip(values, plan.keys, strict=True))
+    try:
+        return tuple(cast_key(value, key.type) for value, key in zip(values, plan.keys, strict=True))
+    except ValueError:
+        return None
 
 
 def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[Row]:
     """Return a set's rows of a log as the oracle reads them; without `belongs`, also those of no entity."""
     source = plan.source
-    steps: Callable[[Row], Row | None] = _steps(plan.steps)
-    unfiltered = _steps(
-        replace(plan.steps, ops=tuple(o for o in plan.steps.ops if not isinstance(o, Filter)))
-    )
+    unheld = tuple(op for op in plan.steps.ops if not isinstance(op, (Filter, Check)))
+    steps, for_deletions = _steps(plan.steps), _steps(replace(plan.steps, ops=unheld))
     made = []
     for row in log:
         deleted = source.deleted is not None and _closure(source.deleted)(row) is True
         try:
-            after = (unfiltered if deleted else steps)(dict(row))  # no filter holds a deletion back
+            items = (for_deletions if deleted else steps)(dict(row))
         except RowRejected:
-            continue
-        if after is None:
             continue
         t = instants.ALWAYS if source.event_time is None else row[source.event_time]
         known = None if source.ingest_time is None else row[source.ingest_time]
-        fact = {
-            **after,
-            "__key": _key(plan, [after[key.column] for key in plan.keys]),
-            "__event_time": t,
-            "__ingest_time": t + source.delay if known is None else known,
-            "__row_hash": row_hash(row, source.schema),
-        }
-        if source.event_id:
-            fact["__event_id"] = tuple(row[name] for name in source.event_id)
-        if source.order_by:
-            fact["__order"] = row[source.order_by]
-        if source.deleted is not None:
-            fact["__deleted"] = deleted
-        made.append(fact)
+        for number, after in enumerate(items):
+            fact = {
+                **after,
+                "__key": _key(plan, [after[key.column] for key in plan.keys]),
+                "__event_time": t,
+                "__ingest_time": t + source.delay if known is None else known,
+                "__row_hash": row_hash(row, source.schema),
+            }
+            if source.event_id:
+                fact["__event_id"] = (*(row[name] for name in source.event_id), number)
+            if source.order_by:
+                fact["__order"] = row[source.order_by]
+            if source.deleted is not None:
+                fact["__deleted"] = deleted
+            made.append(fact)
     return [row for row in made if row["__key"] is not None or not belongs]

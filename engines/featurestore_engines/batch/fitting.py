@@ -46,6 +46,12 @@ class Fitting:
         self._path = folder / "rows.parquet"
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
+        given = {plans.ORDER: source.order_by, plans.EVENT_ID: source.event_id, plans.DELETED: source.deleted}
+        self._columns = [
+            *(field.name for field in source.schema),
+            *(plans.EVENT_TIME, plans.INGEST_TIME, plans.ROW_HASH),
+            *(name for name, declared in given.items() if declared),
+        ]
 
     def add(self, rows: pl.DataFrame) -> None:
         """Take admitted rows."""
@@ -53,7 +59,7 @@ class Fitting:
             rows = rows.filter(pl.col(plans.EVENT_TIME).dt.epoch("us") <= self._until)
         if not rows.height:
             return
-        numbered = rows.drop(plans.PARTITION, plans.SEQUENCE).with_columns(
+        numbered = rows.select(self._columns).with_columns(
             pl.int_range(self._rows, self._rows + rows.height, dtype=pl.Int64).alias(_NUMBER)
         )
         table = numbered.to_arrow(compat_level=pl.CompatLevel.oldest())

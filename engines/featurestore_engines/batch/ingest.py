@@ -131,7 +131,7 @@ class Ingest:
                 expectations.add(chunk.rows)
                 for name in checks:
                     found[name] += chunk.checks.get(name, 0)
-                    if found[name] and name not in first:
+                    if found[name] and not first.get(name):
                         first[name] = _first(chunk.dead, name)
             verdicts = expectations.verdicts()
         report.expectations += describe(verdicts)
@@ -250,10 +250,15 @@ class Ingest:
 
 
 def _first(dead: pl.DataFrame, check: str) -> str:
-    """Return where a check first found a row wrong, and why."""
+    """Return where a check first found a row wrong, and why; nothing where another's reason stands there.
+
+    That may be so where a row became several.
+    """
     wrong = dead.filter(pl.col("code") == "validate", pl.col("message").str.starts_with(f"{check}: "))
+    if not wrong.height:
+        return ""
     message = wrong["message"][0].removeprefix(f"{check}: ")
-    return f"first in row {wrong['sequence'].min() + 1}: {message}"  # type: ignore[operator]
+    return f" (first in row {wrong['sequence'].min() + 1}: {message})"  # type: ignore[operator]
 
 
 def _broken(
@@ -261,7 +266,7 @@ def _broken(
 ) -> list[str]:
     """Return in words what refuses an input."""
     checks = [
-        f"{name}: {number:,} of {rows:,} rows are wrong ({first[name]})"
+        f"{name}: {number:,} of {rows:,} rows are wrong{first[name]}"
         for name, number in found.items()
         if number
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import polars as pl
@@ -69,18 +69,52 @@ class Job:
         return min(positions)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """How many rows of a set's version came, and how many of them each check found wrong."""
+
+    feature_set: str
+    rows_fingerprint: str
+    is_latest: bool
+    rows: int
+    failed: Mapping[str, int]
+
+
 class Counts:
     """What went through a stream since it started; safe to add to from several threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._numbers: dict[str, int] = {}
+        self._checked: dict[tuple[str, str], Checked] = {}
 
     def add(self, **numbers: int) -> None:
         """Add to the counts of these names."""
         with self._lock:
             for name, number in numbers.items():
                 self._numbers[name] = self._numbers.get(name, 0) + number
+
+    def add_checked(self, found: Sequence[Checked]) -> None:
+        """Add what checks found; the report has that of the latest version of each set."""
+        for item in found:
+            self.keep_checked(item)
+            if item.is_latest:
+                self.add(**{f"check_{item.feature_set}.{name}": n for name, n in item.failed.items()})
+
+    def keep_checked(self, item: Checked) -> None:
+        """Add what checks found to what `take_checked` returns."""
+        key = (item.feature_set, item.rows_fingerprint)
+        with self._lock:
+            before = self._checked.get(key, replace(item, rows=0, failed={}))
+            failed = {name: before.failed.get(name, 0) + n for name, n in item.failed.items()}
+            rows = before.rows + item.rows
+            self._checked[key] = replace(item, rows=rows, failed={**before.failed, **failed})
+
+    def take_checked(self) -> list[Checked]:
+        """Return what checks found since this was last called, by version."""
+        with self._lock:
+            taken, self._checked = self._checked, {}
+        return list(taken.values())
 
     def __getitem__(self, name: str) -> int:
         return self._numbers.get(name, 0)
@@ -104,7 +138,7 @@ class Prepared:
     landing: pl.DataFrame
     dead: pl.DataFrame
     sets: dict[str, pl.DataFrame]
-    checks: dict[str, int]
+    checked: tuple[Checked, ...]
 
 
 class Preparation:
@@ -123,16 +157,18 @@ class Preparation:
         dead = [malformed.with_columns(pl.col("ingest_time").fill_null(instant)), admitted.rejected]
         sets: dict[str, pl.DataFrame] = {}
         by_rows: dict[str, pl.DataFrame] = {}
-        checks: dict[str, int] = {}
+        checked: list[Checked] = []
         for target in self._job.targets:
             fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
             if fingerprint not in by_rows:
                 done = transform(target.plan, admitted.rows)
                 by_rows[fingerprint] = done.rows
                 dead.append(done.rejected)
-                for name, number in done.checks.items():
-                    key = f"check_{target.plan.name}.{name}"
-                    checks[key] = checks.get(key, 0) + number
+                if done.checks:
+                    plan, rows = target.plan, admitted.rows.height
+                    is_latest = all(item.feature_set != plan.name for item in checked)
+                    found = Checked(plan.name, plan.rows_fingerprint, is_latest, rows, done.checks)
+                    checked.append(found)
             sets[target.name] = by_rows[fingerprint]
         return Prepared(
             batch.partition,
@@ -141,7 +177,7 @@ class Preparation:
             admitted.rows,
             pl.concat(dead),
             sets,
-            checks,
+            tuple(checked),
         )
 
 
@@ -173,9 +209,8 @@ class OfflineSink:
         )
         self._rows += prepared.records
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
-        self._counts.add(
-            records=prepared.records, rejected=prepared.dead.height, **reasons, **prepared.checks
-        )
+        self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
+        self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:
         """Return the seconds until a commit is due by time; None where nothing waits."""

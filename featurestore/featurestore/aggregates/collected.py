@@ -20,7 +20,8 @@ from featurestore.aggregates.states import is_small
 Items = tuple[Any, ...]
 
 _NAN = float("nan")
-_OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows is cheaper
+_OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows may be cheaper
+_MERGES = 16  # of states, about as many as a range costs in a tree
 
 
 class Collected:
@@ -37,7 +38,8 @@ class Collected:
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         items = values.tolist()
         total = int(np.maximum(high - low, 0).sum())
-        if not is_small(low, high) and total > _OVERLAP * (len(values) + 16 * len(low)):
+        overlap = not is_small(low, high) and total > _OVERLAP * (len(values) + 16 * len(low))
+        if overlap and total > _MERGES * self.width(items) * len(low):
             rows = object_array([self.collect([item]) for item in items])
             return ranges.fold((rows,), low, high, self.merge, self.empty)
         pairs = zip(low.tolist(), high.tolist(), strict=True)
@@ -48,6 +50,10 @@ class Collected:
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         return (object_array([self.join(x, y) for x, y in zip(a[0], b[0], strict=True)]),)
+
+    def width(self, items: Sequence[Any]) -> int:
+        """Return how much a state over these values holds, at most."""
+        return len(set(items))
 
     def collect(self, items: Sequence[Any]) -> Any:
         """Return the state of some values in the order of their rows."""
@@ -116,6 +122,9 @@ class ExtremeK(Collected):
         self.greatest = greatest
         self.name = f"{'top_k' if greatest else 'bottom_k'}:{k}"
 
+    def width(self, items: Sequence[Any]) -> int:  # noqa: ARG002
+        return self.k
+
     def collect(self, items: Sequence[Any]) -> Items:
         return tuple(ascending(items, self.greatest)[: self.k])
 
@@ -130,34 +139,34 @@ class Counts(Collected):
     blank = ((), ())
 
     def collect(self, items: Sequence[Any]) -> Items:
-        counts = Counter(_NAN if item != item else item for item in items)
-        return self._sorted(counts)
+        return _counted(Counter(items))
 
     def join(self, a: Any, b: Any) -> Items:
         if not a[0] or not b[0]:
             return a if a[0] else b  # type: ignore[no-any-return]
-        counts = Counter(dict(zip(*a, strict=True)))
+        counts = dict(zip(*a, strict=True))
         for value, count in zip(*b, strict=True):
-            counts[_NAN if value != value else value] += count
-        return self._sorted(counts)
-
-    def _sorted(self, counts: Counter[Any]) -> Items:
-        order = ascending(list(counts))
-        return tuple(order), tuple(counts[value] for value in order)
+            counts[value] = counts.get(value, 0) + count
+        return _counted(counts)
 
     def decode(self, columns: list[bytes]) -> Partial:
         decoded = msgspec.msgpack.decode(columns[0])
-        items = [
-            (tuple(_NAN if value != value else value for value in values), tuple(counts))
-            for values, counts in decoded
-        ]
-        return (object_array(items),)
+        return (object_array([(tuple(values), tuple(counts)) for values, counts in decoded]),)
+
+
+def _counted(counts: dict[Any, int]) -> Items:
+    """Return values in ascending order and their counts; all NaN are one."""
+    if missing := [value for value in counts if value != value]:
+        many = sum(counts.pop(value) for value in missing)
+        return (*sorted(counts), _NAN), (*map(counts.__getitem__, sorted(counts)), many)
+    order = sorted(counts)
+    return tuple(order), tuple(map(counts.__getitem__, order))
 
 
 def ascending(items: Sequence[Any], descending: bool = False) -> list[Any]:
     """Return values in ascending order, NaN last, or all the other way round."""
-    if not any(item != item for item in items):
+    missing = [item for item in items if item != item]
+    if not missing:
         return sorted(items, reverse=descending)
     rest = sorted((item for item in items if item == item), reverse=descending)
-    missing = [item for item in items if item != item]
     return missing + rest if descending else rest + missing

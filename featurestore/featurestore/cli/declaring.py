@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from featurestore.cli.application import verb
 from featurestore.cli.rows import INSTANT, read_rows
 from featurestore.cli.session import Session
-from featurestore.errors import RequestError, did_you_mean
+from featurestore.errors import OperatorError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from featurestore.changes import Change, Changes
@@ -23,6 +24,9 @@ _SIGNS = {"created": "+", "changed": "~", "removed": "-", "unchanged": " ", "wai
 def validate(session: Session) -> None:
     """Check the specs, and say every mistake with its file and line."""
     compiled = session.store.validate()
+    if compiled.unfitted:
+        with suppress(OperatorError):  # without a registry, nothing is known to be fitted
+            compiled = session.store.compiled()
     kinds = ("Entity", "Source", "FeatureSet", "FeatureVector")
     counts = {kind: sum(found == kind for found, _ in compiled.declarations) for kind in kinds}
     if session.console.json:
@@ -46,7 +50,7 @@ def plan(
     changes = session.store.plan()
     _show(session, changes)
     if changes.is_empty:
-        session.console.say("Nothing to apply.")
+        session.console.say(_nothing(changes, "Nothing to apply."))
     elif exit_code:
         raise typer.Exit(1)
 
@@ -57,7 +61,7 @@ def apply(session: Session) -> None:
     changes = session.store.apply()
     if not session.console.quiet or session.console.json:
         _show(session, changes)
-    session.console.say("Nothing changed." if changes.is_empty else "Applied.")
+    session.console.say(_nothing(changes, "Nothing changed.") if changes.is_empty else "Applied.")
 
 
 @verb(_PANEL)
@@ -119,6 +123,14 @@ def tag(
     if session.console.json:
         session.console.data({"kind": kinds[0], "name": name, "tag": tag, "fingerprint": fingerprint})
     session.console.say(f"{name}@{tag} is {fingerprint}")
+
+
+def _nothing(changes: Changes, text: str) -> str:
+    """Return how to say that there is nothing to do, but for what waits for a fit."""
+    waiting = [item.name for item in changes if item.action == "waiting"]
+    if not waiting:
+        return text
+    return f"{text[:-1]} until {', '.join(waiting)} {'is' if len(waiting) == 1 else 'are'} fitted."
 
 
 def _show(session: Session, changes: Changes) -> None:

@@ -16,6 +16,7 @@ from featurestore.cli import (  # noqa: F401 - each registers its verbs
     serving,
     starting,
     streaming,
+    testing,
     verifying,
 )
 from featurestore.cli.application import ReaderGone, app
@@ -23,7 +24,7 @@ from featurestore.cli.session import Session
 from featurestore.errors import FeatureStoreError
 
 _VERBS = (
-    *("init", "validate", "plan", "apply", "fit", "tag"),
+    *("init", "validate", "test", "plan", "apply", "fit", "tag"),
     *("ingest", "materialize", "compact", "preview"),
     *("stream", "push", "serve"),
     *("get-offline", "get-online", "verify"),

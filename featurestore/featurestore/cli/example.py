@@ -90,6 +90,33 @@ derive:
 impute: {day_share: 0}
 """
 
+_CASES = """\
+# yaml-language-server: $schema=schema/spec.json
+# Run: featurestore test
+tests:
+  - name: what is a day old no longer counts
+    vector: customer-spending
+    rows:
+      orders:
+        - {order_id: A, customer: C1, product: wine, amount: 18.0, ordered_at: "2026-03-01T10:00:00Z"}
+        - {order_id: B, customer: C1, product: bread, amount: 2.0, ordered_at: "2026-03-02T09:00:00Z"}
+    at: 2026-03-02T10:00:00Z
+    expect: {last_product: bread, amount_sum_1d: 2.0, amount_sum_7d: 20.0, wine_sum_7d: 18.0, day_share: 0.1}
+  - name: an order that is sent twice counts once
+    set: spending
+    rows:
+      orders:
+        - {order_id: A, customer: C1, product: wine, amount: 18.0, ordered_at: "2026-03-01T10:00:00Z"}
+        - {order_id: A, customer: C1, product: wine, amount: 18.0, ordered_at: "2026-03-01T10:00:00Z"}
+    at: 2026-03-01T10:00:00Z
+    expect: {product: wine, ordered_at_hour: 10, count_1d: 1, amount_sum_1d: 18.0}
+  - name: a customer who never ordered
+    vector: customer-spending
+    at: 2026-03-01T10:00:00Z
+    request: {customer: C9}
+    expect: {last_product: null, amount_sum_7d: 0.0, amount_avg_7d: null, count_7d: 0, day_share: 0}
+"""
+
 
 def spec_files(project: str, example: bool) -> dict[str, str]:
     """Return the text files of a project by their paths: the settings, and the example's declarations."""
@@ -100,6 +127,7 @@ def spec_files(project: str, example: bool) -> dict[str, str]:
             "sources.yaml": _SOURCES,
             "feature_sets.yaml": _SETS,
             "vectors.yaml": _VECTORS,
+            "tests.yaml": _CASES,
         }
     return files
 

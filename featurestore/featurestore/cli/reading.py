@@ -59,6 +59,8 @@ def get_offline(
     """Make a training set: the rows that are given, each with its features at its own instant."""
     if out is not None and out != "-" and Path(out).suffix not in (".parquet", ".csv"):
         raise typer.BadParameter(f"'{out}' is neither .parquet, .csv nor -.", param_hint="--out")
+    if join not in (None, "left", "inner"):
+        raise typer.BadParameter(f"'{join}' is neither left nor inner.", param_hint="--join")
     handle = session.store.vector(vector)
     given = None if rows is None else entity_rows(rows, handle.plan, event_time)
     with session.console.progress(f"get-offline {vector}", unit=""):

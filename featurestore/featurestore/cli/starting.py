@@ -64,6 +64,7 @@ def _commands(name: str, example: bool) -> list[str]:
         return [*change, "featurestore validate"]
     return [
         *change,
+        "featurestore test",
         "featurestore apply",
         "featurestore ingest orders",
         "featurestore get-online customer-spending customer=C1",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from featurestore.compiler.columns import by_name
 from featurestore.compiler.request_keys import check_type, request_column, request_columns
@@ -204,3 +204,19 @@ def reads_base(feature_set: SetPlan, keys: tuple[str, ...], base: SetPlan | None
     return (
         base is not None and feature_set.name == base.name and keys == tuple(key.column for key in base.keys)
     )
+
+
+def check_seen_once(lookups: Iterable[Lookup]) -> None:
+    """Raise SpecError where nobody could tell whether a base row has already arrived (DESIGN 3.11)."""
+    for lookup in lookups:
+        if not lookup.is_base or lookup.set.source.event_id:
+            continue
+        windows = {a.name: a.window for a in lookup.set.aggregates}
+        for selected in lookup.features:
+            window = windows.get(selected.feature)
+            if window is not None and not window.left_closed:
+                raise SpecError(
+                    f"'{lookup.set.name}.{selected.feature}' counts a base row twice once it has arrived:"
+                    f" source '{lookup.set.source.name}' has no event_id:.",
+                    hint="Declare event_id: on the source, or closed: left on the set.",
+                )

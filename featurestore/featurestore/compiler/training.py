@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from featurestore.compiler.columns import by_name
-from featurestore.compiler.lookups import reads_base
+from featurestore.compiler.lookups import check_seen_once, reads_base
 from featurestore.compiler.request_keys import check_request, request_columns
 from featurestore.compiler.sources import condition
 from featurestore.errors import SpecError
@@ -73,6 +73,7 @@ def compile_condition(text: str, plan: VectorPlan, sets: Mapping[str, SetPlan]) 
             )
         columns.append((column, output))
     check_request([*plan.lookups, *extra.values()])
+    check_seen_once(extra.values())
     return Condition(text, expression, tuple(columns), tuple(extra.values()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from featurestore.compiler.columns import by_name
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.compiler.imputes import FitNeed, Impute, Statistics, compile_impute, fitted
-from featurestore.compiler.lookups import Lookups
+from featurestore.compiler.lookups import Lookups, check_seen_once
 from featurestore.compiler.request_keys import check_request, request_columns
 from featurestore.compiler.selectors import Choice, Selector, compile_selector, find_set
 from featurestore.compiler.training import compile_training
@@ -102,22 +102,6 @@ def fit_needs(vector: FeatureVector, plan: VectorPlan) -> tuple[FitNeed, ...]:
     return tuple(sorted(needs, key=lambda need: order.index(need.output)))
 
 
-def _check_seen_once(lookups: tuple[Lookup, ...]) -> None:
-    """Raise SpecError where nobody could tell whether a base row has already arrived (DESIGN 3.11)."""
-    for lookup in lookups:
-        if not lookup.is_base or lookup.set.source.event_id:
-            continue
-        windows = {a.name: a.window for a in lookup.set.aggregates}
-        for selected in lookup.features:
-            window = windows.get(selected.feature)
-            if window is not None and not window.left_closed:
-                raise SpecError(
-                    f"'{lookup.set.name}.{selected.feature}' counts a base row twice once it has arrived:"
-                    f" source '{lookup.set.source.name}' has no event_id:.",
-                    hint="Declare event_id: on the source, or closed: left on the set.",
-                )
-
-
 class _Builder:
     """Resolves one vector; mistakes are collected in `problems`."""
 
@@ -165,7 +149,7 @@ class _Builder:
         with self.problems.collect(self.origin.where("features"), "features"):
             check_request(lookups)
         with self.problems.collect(self.origin.where("base"), "base"):
-            _check_seen_once(lookups)
+            check_seen_once(lookups)
         self._check_outputs(lookups, label)
         self.problems.check()
         plan = VectorPlan(

@@ -39,4 +39,4 @@ def _packed(kind: DataType) -> int:
         return 9
     if kind.name == "vector" and kind.item is not None:
         return kind.size * (4 if kind.item.name == "float32" else 8)
-    return _TEXT if kind.name in ("string", "binary", "list", "decimal") else 3
+    return _TEXT if kind.name in ("string", "binary", "list", "decimal", "json") else 3

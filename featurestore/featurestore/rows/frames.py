@@ -85,13 +85,13 @@ class FrameSource:
 def _to_arrow(frame: Any) -> pa.Table:
     if isinstance(frame, pl.DataFrame):
         return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    if isinstance(frame, pa.RecordBatch):
-        return pa.Table.from_batches([frame])
-    if isinstance(frame, pa.Table):
-        return frame
-    if isinstance(frame, pa.RecordBatchReader):
-        return frame.read_all()
+    if isinstance(frame, pa.RecordBatch | pa.Table | pa.RecordBatchReader):
+        _check_names(frame.schema.names)
+        if isinstance(frame, pa.Table):
+            return frame
+        return frame.read_all() if isinstance(frame, pa.RecordBatchReader) else pa.Table.from_batches([frame])
     if type(frame).__module__.partition(".")[0] == "pandas":
+        _check_names([str(name) for name in frame.columns])
         try:
             return pa.Table.from_pandas(frame, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -103,6 +103,16 @@ def _to_arrow(frame: Any) -> pa.Table:
         f"{type(frame).__name__} is no frame.",
         hint="Pass a Polars, pandas or Arrow frame, or the path of a file.",
     )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise RequestError where two columns share a name: nobody could tell which one is meant."""
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise RequestError(
+            f"The frame has the column '{repeated}' {names.count(repeated)} times.",
+            hint="Drop or rename all but one; in pandas: frame.loc[:, ~frame.columns.duplicated()].",
+        )
 
 
 def _digest(batches: Iterator[pa.RecordBatch]) -> tuple[str, int]:

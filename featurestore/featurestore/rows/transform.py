@@ -22,7 +22,7 @@ from featurestore.plans import (
 from featurestore.rows.dead_letters import empty, letters, payloads
 from featurestore.rows.keys import encode
 from featurestore.steps.frames import REASON, run
-from featurestore.steps.plan import Check, Filter
+from featurestore.steps.plan import lenient
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,13 @@ def _sources(plan: SetPlan, kept: pl.DataFrame) -> int:
 def _stepped(plan: SetPlan, rows: pl.DataFrame, checks: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows that the steps keep and those that they reject, and count what checks find.
 
-    No filter and no check holds a deletion back.
+    No filter, check or unknown value holds a deletion back.
     """
     if DELETED not in rows.columns or not rows[DELETED].any():
         return run(plan.steps, rows, checks)
-    held = tuple(op for op in plan.steps.ops if not isinstance(op, (Filter, Check)))
     parts = [
         run(plan.steps, rows.filter(~rows[DELETED]), checks),
-        run(replace(plan.steps, ops=held), rows.filter(rows[DELETED])),
+        run(replace(plan.steps, ops=lenient(plan.steps.ops)), rows.filter(rows[DELETED])),
     ]
     kept, refused = (pl.concat(frames) for frames in zip(*parts, strict=True))
     return kept.sort(PARTITION, SEQUENCE), refused.sort(PARTITION, SEQUENCE)

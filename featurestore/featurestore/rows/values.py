@@ -9,42 +9,34 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.expressions.vectors import column, physical
 from featurestore.types import DataType
 
 
 def row_values_series(name: str, values: Sequence[Any], kind: DataType) -> pl.Series:
     """Return row values, None for null, as a column of their type."""
-    if kind.name == "map":
-        values = [None if value is None else _entries(value) for value in values]
-    return pl.Series(name, values, physical(kind)).cast(kind.polars())
+    if kind.key is None or kind.item is None:
+        return column(list(values), kind).alias(name)
+    keys = [None if value is None else list(value) for value in values]
+    items = [None if value is None else list(value.values()) for value in values]
+    entries = pl.DataFrame(
+        {
+            "key": column(keys, DataType("list", item=kind.key)),
+            "value": column(items, DataType("list", item=kind.item)),
+        }
+    ).with_row_index("__row")
+    there = entries.filter(pl.col("key").list.len() > 0).explode("key", "value")
+    made = there.group_by("__row", maintain_order=True).agg(pl.struct("key", "value").alias(name))
+    return entries.select("__row").join(made, on="__row", how="left", maintain_order="left")[name]
 
 
 def series_row_values(series: pl.Series, kind: DataType) -> list[Any]:
     """Return a column of a type as row values, None for null."""
-    items: list[Any] = series.cast(physical(kind)).to_list() if holds_time(kind) else series.to_list()
-    if kind.name == "map":
-        return [None if item is None else {e["key"]: e["value"] for e in item} for item in items]
-    return items
-
-
-def physical(kind: DataType) -> pl.DataType:
-    """Return the Polars type of row values: that of the type, with numbers for instants and dates."""
-    if kind.name == "timestamp":
-        return pl.Int64()
-    if kind.name == "date":
-        return pl.Int32()
-    if kind.name == "map":
-        assert kind.key is not None
-        assert kind.item is not None
-        return pl.List(pl.Struct({"key": physical(kind.key), "value": physical(kind.item)}))
-    return pl.List(physical(kind.item)) if kind.item is not None else kind.polars()
-
-
-def holds_time(kind: DataType) -> bool:
-    """Tell whether there are instants or dates among the values, which row values have as numbers."""
-    return kind.name in ("timestamp", "date") or any(
-        part is not None and holds_time(part) for part in (kind.key, kind.item)
-    )
+    if kind.key is None or kind.item is None:
+        return physical(series).to_list()
+    lists = (series.list.eval(pl.element().struct.field(name)) for name in ("key", "value"))
+    keys, items = (physical(part).to_list() for part in lists)
+    return [None if k is None else dict(zip(k, i, strict=True)) for k, i in zip(keys, items, strict=True)]
 
 
 def is_map(dtype: pl.DataType) -> bool:
@@ -68,7 +60,3 @@ def _arrow_maps(lists: pa.Array) -> pa.Array:
     sizes = pc.fill_null(pc.list_value_length(lists), 0)
     ends = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(sizes).cast(pa.int32())])
     return pa.MapArray.from_arrays(ends, entries.field("key"), entries.field("value"), mask=lists.is_null())
-
-
-def _entries(value: dict[Any, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": item} for key, item in value.items()]

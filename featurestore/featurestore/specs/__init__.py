@@ -1,5 +1,6 @@
 """Declarations: the models, and how a project's folder is read into them."""
 
+from featurestore.specs.cases import Test
 from featurestore.specs.loading import Loaded, LoadedProject, load_declarations, load_project
 from featurestore.specs.models import (
     Aggregation,
@@ -35,6 +36,7 @@ __all__ = [
     "Source",
     "SpecErrors",
     "StreamHalf",
+    "Test",
     "load_config",
     "load_declarations",
     "load_project",

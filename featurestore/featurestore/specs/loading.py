@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import SpecError
+from featurestore.specs.cases import TESTS, Test, WrittenTest, written_tests
 from featurestore.specs.documents import read_documents
 from featurestore.specs.models import Declaration
 from featurestore.specs.origins import Origin, shown
@@ -28,11 +29,15 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LoadedProject:
-    """A project as written: its folder, its settings under a profile, its declarations."""
+    """A project as written: its folder, its settings under a profile, its declarations, and its own cases.
+
+    `specs.cases.parse_tests` checks the form of the cases: what applies versions takes no notice of them.
+    """
 
     root: Path
     config: ProjectConfig
     declarations: tuple[Loaded, ...]
+    tests: tuple[WrittenTest, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,11 +60,12 @@ def load_project(
     with problems.collect():
         config = load_config(root, profile, environ)
     declarations: tuple[Loaded, ...] = ()
+    tests: tuple[WrittenTest, ...] = ()
     with problems.collect():
-        declarations = load_declarations(root)
+        declarations, tests = _load(root)
     problems.check()
     assert config is not None
-    return LoadedProject(root, config, declarations)
+    return LoadedProject(root, config, declarations, tests)
 
 
 def load_declarations(folder: str | Path) -> tuple[Loaded, ...]:
@@ -67,16 +73,23 @@ def load_declarations(folder: str | Path) -> tuple[Loaded, ...]:
 
     Hidden folders, and those named data or schema, are left out. Raises SpecErrors.
     """
-    root = Path(folder).resolve()
+    return _load(Path(folder).resolve())[0]
+
+
+def _load(root: Path) -> tuple[tuple[Loaded, ...], tuple[WrittenTest, ...]]:
     problems = Problems()
     loaded: list[Loaded] = []
-    seen: dict[tuple[str, int, str], Declaration] = {}
+    tests: list[WrittenTest] = []
+    seen: dict[tuple[str, int, str], Declaration | Test] = {}
     for path in _files(root):
         if path.suffix != ".py":
             documents = []
             with problems.collect():
                 documents = read_documents(path)
             for document in documents:
+                if isinstance(document.value, dict) and TESTS in document.value:
+                    tests += written_tests(document.value, document.origin)
+                    continue
                 with problems.collect():
                     made = declaration(document.value, document.origin)
                     loaded.append(Loaded(made, document.origin))
@@ -89,9 +102,12 @@ def load_declarations(folder: str | Path) -> tuple[Loaded, ...]:
             if seen.get(place) == item.declaration:  # imported by another spec file
                 continue
             seen[place] = item.declaration
-            loaded.append(Loaded(item.declaration, item.origin))
+            if isinstance(item.declaration, Test):
+                tests.append(WrittenTest(item.declaration, item.origin))
+            else:
+                loaded.append(Loaded(item.declaration, item.origin))
     problems.check()
-    return tuple(loaded)
+    return tuple(loaded), tuple(tests)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from featurestore.errors import SpecError
 from featurestore.specs import models
+from featurestore.specs.cases import Test
 from featurestore.specs.models import DECLARATIONS, OBSERVER, Declaration
 from featurestore.specs.origins import KeyPath, Origin, shown
 from featurestore.specs.problems import SpecErrors
@@ -44,11 +45,14 @@ _RAISED = (
 )
 
 
+_DECLARED: tuple[type[Declaration | Test], ...] = (*DECLARATIONS, Test)
+
+
 @dataclass(frozen=True)
 class Found:
-    """A declaration and where it was written."""
+    """A declaration, or a case, and where it was written."""
 
-    declaration: Declaration
+    declaration: Declaration | Test
     origin: Origin
 
 
@@ -83,7 +87,7 @@ def is_spec_file(path: Path, folder: Path) -> bool:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):
         return True
-    declared = {"specs", *(model.__name__ for model in DECLARATIONS)}
+    declared = {"specs", *(model.__name__ for model in _DECLARED)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -159,9 +163,9 @@ def _isolated(folder: Path, name: str) -> Iterator[None]:
                 del sys.modules[added]
 
 
-def _declared(values: Iterable[object]) -> Iterator[Declaration]:
+def _declared(values: Iterable[object]) -> Iterator[Declaration | Test]:
     for value in values:
-        if isinstance(value, DECLARATIONS):
+        if isinstance(value, _DECLARED):
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _declared(value)
@@ -177,7 +181,8 @@ def _explained(error: BaseException, path: Path, folder: Path) -> list[SpecError
             file, line = frame.filename, frame.lineno or line
     if isinstance(error, ValidationError):
         steps = {step.__name__: step for step in kinds().values()}
-        model = getattr(models, error.title, None) or steps.get(error.title)
+        model = Test if error.title == Test.__name__ else getattr(models, error.title, None)
+        model = model or steps.get(error.title)
         call = _call_at(Path(file), line, error.title)
         origin = Origin(shown(Path(file)), line, _call_lines(call) if call else {})
         return explain(error, model, origin)

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from featurestore.aggregates import function_names
+from featurestore.specs.cases import TESTS, Test
 from featurestore.specs.models import DECLARATIONS
 from featurestore.specs.project import ProjectConfig
 
@@ -22,9 +23,9 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def spec_schema() -> dict[str, Any]:
-    """Return the schema of one document of a spec file: a declaration, told by its `kind`."""
+    """Return the schema of one document of a spec file: a declaration, told by its `kind`, or cases."""
     references, definitions = models_json_schema(
-        [(model, "validation") for model in DECLARATIONS], ref_template="#/$defs/{model}"
+        [(model, "validation") for model in (*DECLARATIONS, Test)], ref_template="#/$defs/{model}"
     )
     functions = definitions["$defs"]["Aggregation"]["properties"]["functions"]
     functions["items"]["enum"] = function_names()
@@ -39,10 +40,21 @@ def spec_schema() -> dict[str, Any]:
                 "$ref": reference,
             }
         )
+    cases = {"type": "array", "items": {"$ref": references[(Test, "validation")]["$ref"]}}
+    kinds.append(
+        {
+            "title": "Tests",
+            "description": "Cases of the project's own, run by `featurestore test`.",
+            "type": "object",
+            "required": [TESTS],
+            "properties": {TESTS: cases},
+            "additionalProperties": False,
+        }
+    )
     return {
         "$schema": _DIALECT,
         "title": "A declaration of a feature store",
-        "description": "An Entity, a Source, a FeatureSet or a FeatureVector. A file holds one or more.",
+        "description": "An Entity, a Source, a FeatureSet, a FeatureVector, or tests. A file may hold many.",
         "type": "object",
         "anyOf": kinds,
         "$defs": _untitled(definitions["$defs"]),

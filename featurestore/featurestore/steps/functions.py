@@ -14,12 +14,12 @@ import numpy as np
 from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.expressions import RowRejected
 from featurestore.rows.vectors import matrix, why_not
+from featurestore.types import JSON, DataType
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.steps.plan import Python
-    from featurestore.types import DataType
 
 
 @functools.cache
@@ -114,6 +114,8 @@ def _typed(op: Python, series: pl.Series, declared: DataType) -> pl.Series:
     found, kind = series.dtype, declared.polars()
     if declared.name == "vector" and isinstance(found, (pl.List, pl.Array)) and found.inner.is_numeric():
         return _vectors(op, series, declared)
+    if declared == JSON:
+        return _documents(op, series)
     if found == kind:
         return series
     alike = (
@@ -129,6 +131,21 @@ def _typed(op: Python, series: pl.Series, declared: DataType) -> pl.Series:
     except pl.exceptions.InvalidOperationError:
         pass
     raise RowRejected(f"python: {op.function} returned {found} in '{series.name}', declared {kind}")
+
+
+def _documents(op: Python, series: pl.Series) -> pl.Series:
+    """Return text, structs or lists as canonical documents. Raises RowRejected where one is none."""
+    from featurestore.rows import casting
+
+    try:
+        cast = casting.cast(series, JSON, casting.Context(op.function))
+    except SpecError as error:
+        raise RowRejected(f"python: {error.message}") from None
+    for mask in cast.bad.values():
+        raise RowRejected(
+            f"python: {op.function} returned no json in '{series.name}': {series[int(mask.argmax())]!r:.80}"
+        )
+    return cast.values
 
 
 def _vectors(op: Python, series: pl.Series, kind: DataType) -> pl.Series:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featurestore.expressions import Expression
+from featurestore.expressions import Call, Expression
 from featurestore.types import Field
 
 
@@ -123,3 +123,20 @@ class StepPlan:
     def explodes(self) -> bool:
         """Whether one row may become many."""
         return any(isinstance(op, Explode) for op in self.ops)
+
+
+def lenient(ops: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Return the operations for deletions: no filter, no check and no unknown value holds one back."""
+    return tuple(
+        replace(op, expression=_taking_all(op.expression)) if isinstance(op, Assign) else op
+        for op in ops
+        if not isinstance(op, (Filter, Check))
+    )
+
+
+def _taking_all(expression: Expression) -> Expression:
+    """Return the expression with what `unknown: reject` refuses taken as it is."""
+    if not isinstance(expression, Call):
+        return expression
+    arguments = tuple(map(_taking_all, expression.arguments))
+    return arguments[0] if expression.function == "known" else replace(expression, arguments=arguments)

@@ -101,6 +101,16 @@ def kept(text: str) -> tuple[tuple[DataType, ...], tuple[Field, ...], Table]:
     return tuple(kinds[:on]), outputs, _table(kinds[:on], outputs, found)
 
 
+def without_rows(declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored declaration as it was written, without the rows of its tables."""
+    steps = [
+        {name: {k: v for k, v in parameters.items() if k != "data"} if name == "join" else parameters}
+        for step in declaration.get("steps", ())
+        for name, parameters in step.items()
+    ]
+    return {**declaration, "steps": steps} if "steps" in declaration else dict(declaration)
+
+
 def _table(
     on: Sequence[DataType], outputs: Sequence[Field], rows: Mapping[tuple[Any, ...], tuple[Any, ...]]
 ) -> Table:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, plans
 from featurestore.environment import Environment
 from featurestore.instants import format_instant
 from featurestore.plans import AggregateColumn, Lookup, SetPlan, VectorPlan
-from featurestore.types import DataType
+from featurestore.types import DataType, Field
 from featurestore.verify.outcome import Difference, Verification
 from featurestore.verify.questions import AT
 
@@ -25,6 +26,7 @@ MOMENT_TOLERANCE = 1e-9
 """Relative: variance and its kin, and what is derived from floats."""
 
 _SHOWN = 20
+_KEY = "key "  # before the name of an output that is a key; no declared name has a space
 _ROWS_SHOWN = 5
 
 
@@ -43,7 +45,8 @@ class Comparison:
         self._derived = {derived.name for derived in plan.derived}
 
     def cells(self, rows: pl.DataFrame, online: Sequence[Sequence[Any]], offline: pl.DataFrame) -> None:
-        """Compare every output of every row."""
+        """Compare every output of every row; `offline` has the plan's outputs, and so the keys found."""
+        self._found = offline
         for place, output in enumerate(self._plan.outputs):
             expected = _row_values(offline[output.name], output.type)
             for number, value in enumerate(expected):
@@ -109,12 +112,12 @@ class Comparison:
 
         from featurestore.rows.keys import encode
 
-        keys = key_frame(self._plan, rows[[number]], lookup.keys)
+        keys = key_frame(self._plan, rows[[number]], lookup, self._found[[number]])
         table = self._environment.rows_table(lookup.set)
         snapshot = table.snapshot()
         if not keys.height or snapshot is None:
             return None
-        key = encode(keys, lookup.set.keys, lookup.keys).key.alias(plans.KEY).to_frame()
+        key = encode(keys, lookup.set.keys, keys.columns).key.alias(plans.KEY).to_frame()
         stored = table.lazy(snapshot, schema=lookup.set.columns)
         found = stored.join(key.lazy(), on=plans.KEY, how="semi").collect()
         until = pl.col(plans.EVENT_TIME).dt.epoch("us") <= self._instant(rows, number)
@@ -142,13 +145,51 @@ def base_rows(base: SetPlan, raw: pl.DataFrame) -> pl.DataFrame:
     return transform(base, admit(base.source, raw, now=instants.now()).rows, keep_keyless=True).rows
 
 
-def key_frame(plan: VectorPlan, questions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the key columns of the questions, for a look-up."""
-    if plan.base is None:
-        return questions.select(keys)
-    rows = base_rows(plan.base, questions)
-    renamed = {k.request_column: k.column for k in plan.base.keys if k.request_column not in rows.columns}
-    return rows.with_columns(rows[column].alias(name) for name, column in renamed.items()).select(keys)
+def with_keys(plan: VectorPlan) -> VectorPlan:
+    """Return the vector with the keys that look-ups find among its outputs, as they are found."""
+    wanted = {lookup.keys[place] for lookup in plan.lookups for place in lookup.feature_keys}
+    lookups, outputs = [], list(plan.outputs)
+    for lookup in plan.lookups:
+        found = [replace(s, output=_key_name(s.output)) for s in lookup.features if s.output in wanted]
+        outputs += [Field(selected.output, selected.type) for selected in found]
+        lookups.append(replace(lookup, features=(*lookup.features, *found)))
+    return replace(plan, lookups=tuple(lookups), outputs=tuple(outputs))
+
+
+def key_frame(plan: VectorPlan, questions: pl.DataFrame, lookup: Lookup, found: pl.DataFrame) -> pl.DataFrame:
+    """Return the keys of a look-up, a column each, of the questions that are of an entity or may be.
+
+    `found` has the outputs of `with_keys` for the same questions. With a base, the rows that the door or the
+    steps refuse are left out.
+    """
+    import polars as pl
+
+    from featurestore.rows.keys import cast_keys
+
+    rows, places = questions, None
+    if plan.base is not None:
+        rows = base_rows(plan.base, questions)
+        renamed = {k.request_column: k.column for k in plan.base.keys if k.request_column not in rows.columns}
+        rows = rows.with_columns(rows[column].alias(name) for name, column in renamed.items())
+        places = rows[plans.SEQUENCE].to_list()
+    columns = []
+    for place, (column, key) in enumerate(zip(lookup.keys, lookup.set.keys, strict=True)):
+        if place in lookup.feature_keys:
+            values = found[_key_name(column)]
+            values = cast_keys(values if places is None else values[places], key.type)
+        else:
+            values = rows[column]
+        columns.append(values.alias(str(place)))
+    return pl.DataFrame(columns)
+
+
+def is_key(output: str) -> bool:
+    """Tell whether an output of `with_keys` is a key that was found."""
+    return output.startswith(_KEY)
+
+
+def _key_name(output: str) -> str:
+    return _KEY + output
 
 
 def _row_values(series: pl.Series, kind: DataType) -> list[Any]:

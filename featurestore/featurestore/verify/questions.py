@@ -41,6 +41,8 @@ class Questions:
             if found is None:
                 return None
             for number, column in enumerate(lookup.keys):
+                if number in lookup.feature_keys:
+                    continue
                 picked.setdefault(column, [keys[number] for keys, _ in found])
             moments.append([t for _, times in found for t in times])
         size = min(len(values) for values in picked.values())
@@ -54,7 +56,12 @@ class Questions:
             rows += [{**chosen, AT: t} for t in own + other]
         if len(rows) > self._sample:
             rows = self._chance.sample(rows, self._sample)
-        types = {c: k.type for lookup in lookups for c, k in zip(lookup.keys, lookup.set.keys, strict=True)}
+        types = {
+            column: key.type
+            for lookup in lookups
+            for column, key in zip(lookup.keys, lookup.set.keys, strict=True)
+            if column in lookup.given_keys
+        }
         schema: dict[str, Any] = {c: kind.polars() for c, kind in types.items()}
         schema |= {f.name: f.type.polars() for f in self._plan.inputs} | {AT: pl.Int64}
         return pl.DataFrame(rows, schema=schema, orient="row")

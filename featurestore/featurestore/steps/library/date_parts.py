@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -19,7 +19,9 @@ Part = Literal[
 class DateParts(Parameters):
     """Parts of a timestamp or date as int64 columns `<column>_<part>`; is_weekend as bool.
 
-    Monday is day_of_week 0, weeks are ISO weeks. The column itself stays.
+    second, minute and hour (of a timestamp only), day_of_week (Monday 0), day (of the month), week (of the
+    ISO year: the one with its Thursday), month, quarter, year, is_weekend; all by the clock of `timezone:`,
+    UTC by default. Null of null. The column itself stays.
     """
 
     key: ClassVar[str] = "date_parts"
@@ -32,6 +34,18 @@ class DateParts(Parameters):
                 "at_hour": 0,
                 "at_day_of_week": 6,
                 "at_is_weekend": True,
+            },
+        ),
+        Example(
+            {"column": "on", "parts": ["day", "week", "month", "quarter", "year"]},
+            {"on": date(2027, 1, 1)},
+            {
+                "on": date(2027, 1, 1),
+                "on_day": 1,
+                "on_week": 53,
+                "on_month": 1,
+                "on_quarter": 1,
+                "on_year": 2027,
             },
         ),
     )

@@ -14,7 +14,8 @@ from featurestore.steps.compiler import Scope
 class Derive(Bare[Annotated[dict[ColumnName, str], Field(min_length=1)]]):
     """Columns from expressions, `{name: expression}`, in order: each may use those above it.
 
-    A name that exists is replaced.
+    A name that exists is replaced. What an expression makes of null is said of its functions; an integer
+    overflow rejects the row.
     """
 
     key: ClassVar[str] = "derive"

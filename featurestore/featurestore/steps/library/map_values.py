@@ -36,8 +36,9 @@ class Value(BaseModel):
 class MapValues(Parameters):
     """Values replaced by others: `mapping: {U: "0"}`, or `mapping: {ranges: [[0, 18, minor], …]}`.
 
-    What no entry names stays (`default: keep`), becomes null (`default: null`) or another value. NaN is
-    in no range. In place, or a new column with `into:`.
+    What no entry names stays (`default: keep`), becomes null (`default: null`) or another value; so does
+    null, unless an entry names it: `mapping: {null: none}`. NaN is in no range. In place, or a new column
+    with `into:`.
     """
 
     key: ClassVar[str] = "map_values"

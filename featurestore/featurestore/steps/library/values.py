@@ -18,8 +18,8 @@ from featurestore.types import DataType
 class Cast(Bare[Annotated[dict[ColumnName, str], Field(min_length=1)]]):
     """Columns as other types, `{column: type}`, in place.
 
-    Text that spells no value is null; a number that does not fit rejects the row; to integers, half to
-    even.
+    Null is null, and so is text that spells no value; a number that does not fit rejects the row; to
+    integers, half to even. As `cast(x as type)` of the expressions.
     """
 
     key: ClassVar[str] = "cast"
