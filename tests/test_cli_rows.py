@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,27 @@ def test_every_row_of_a_request_is_printed(shop: Path, capsys: Out) -> None:
         ["scaled", "2.5", "PRESENT"],
         ["scaled", "800.0", "PRESENT"],
     ]
+
+
+def test_pairs_and_rows_keep_every_digit_and_read_text_where_the_type_does() -> None:
+    from featurestore.cli.rows import _object, _pairs
+    from featurestore.types import DataType
+
+    types = {
+        "price": DataType.parse("decimal(38,10)"),
+        "raw": DataType.parse("binary"),
+        "day": DataType.parse("date"),
+        "shop": DataType.parse("int64"),
+        "name": DataType.parse("string"),
+    }
+    pairs = ["price=12345678901234567890.1234567891", "raw=1234", "day=null", "shop=7", "name=null"]
+    assert _pairs(pairs, types) == {
+        "price": "12345678901234567890.1234567891",
+        "raw": "1234",
+        "day": None,
+        "shop": 7,
+        "name": "null",
+    }
+    assert _object('{"price": 12345678901234567890.1234567891}') == {
+        "price": Decimal("12345678901234567890.1234567891")
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from featurestore.types import DataType
 
 INSTANT = "as 2026-11-21T10:00:00Z"
+_TEXTS = ("string", "binary", "decimal", "date", "timestamp")
 _KINDS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".ndjson": "json", ".jsonl": "json"}
 
 
@@ -102,7 +104,7 @@ def request_rows(objects: Sequence[str], pairs: Sequence[str], plan: VectorPlan)
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, parse_float=Decimal)  # to the last digit
     except json.JSONDecodeError as error:
         raise RequestError(
             f"--row {text} is not JSON: {error}.", hint="""Write --row '{"customer": "C1"}'."""
@@ -113,14 +115,17 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _pairs(pairs: Sequence[str], types: Mapping[str, DataType]) -> dict[str, Any]:
-    """Return a row; text stays text where the vector wants text, else it is read as JSON if it can be."""
+    """Return a row; what the vector reads from text stays text, else it is read as JSON if it can be."""
     row: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise RequestError(f"'{pair}' is no pair.", hint="Write customer=C1, or --row with JSON.")
         kind = types.get(name)
-        row[name] = text if kind is not None and kind.name == "string" else _value(text)
+        if kind is not None and kind.name in _TEXTS:
+            row[name] = None if text == "null" and kind.name != "string" else text
+        else:
+            row[name] = _value(text)
     return row
 
 

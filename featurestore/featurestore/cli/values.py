@@ -36,7 +36,9 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, Decimal | Path):
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, Path):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))

@@ -27,7 +27,7 @@ from featurestore.online.requests import outward, row_value
 from featurestore.online.view import EntityView, aggregates
 from featurestore.plans import Lookup, SetPlan, VectorPlan
 from featurestore.rows.vectors import unpack
-from featurestore.types import Field
+from featurestore.types import DataType, Field
 
 PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
     "PRESENT",
@@ -102,7 +102,9 @@ class _LookupReader:
         self._fields: tuple[int | None, tuple[bytes, ...]] = (None, ())
         plain = {f.name: i for i, f in enumerate(lookup.set.plain)}
         aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
-        self._plain = [(plain[s.feature], s.output, s.type) for s in lookup.features if s.feature in plain]
+        self._plain = [
+            (plain[s.feature], s.output, _restore(s.type)) for s in lookup.features if s.feature in plain
+        ]
         self._aggregated = [
             (aggregated[s.feature], s.output, s.type) for s in lookup.features if s.feature in aggregated
         ]
@@ -192,12 +194,10 @@ class _LookupReader:
             missing = OUTSIDE_TTL
         else:
             stored = msgspec.msgpack.decode(newest[1])
-            for place, output, kind in self._plain:
+            for place, output, restore in self._plain:
                 value = stored[place]
-                if kind.name == "vector" and value is not None:
-                    value = unpack(value, kind)
-                elif kind.holds_decimals:
-                    value = row_value(value, kind)
+                if restore is not None and value is not None:
+                    value = restore(value)
                 row.values[output] = value
                 row.status[output] = NULL_VALUE if value is None else PRESENT
             return
@@ -226,6 +226,13 @@ class _ChainedReader(_LookupReader):
                     return None
                 raise ValueError(f"{column}: {error}") from None
         return self._read(row, encode_key(parts, self._kinds))
+
+
+def _restore(kind: DataType) -> Callable[[Any], Any] | None:
+    """Return what turns a packed value into a row value; None where it is one."""
+    if kind.name == "vector":
+        return lambda data: unpack(data, kind)
+    return (lambda text: row_value(text, kind)) if kind.holds_decimals else None
 
 
 class VectorReader:
