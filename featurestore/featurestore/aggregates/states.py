@@ -261,7 +261,7 @@ def _decode_optional(kind: str, columns: list[bytes]) -> Partial:
 
 
 def is_small(low: Array, high: Array) -> bool:
-    return int(np.maximum(high - low, 0).sum()) <= _SMALL
+    return int((high - low).sum()) <= _SMALL  # a guess: no window ends before it begins
 
 
 def _over_found(state: Extreme | Edge, states: Partial, low: Array, high: Array) -> Partial:
