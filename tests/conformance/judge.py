@@ -20,7 +20,7 @@ from featurestore.expressions.to_closure import to_closure
 from featurestore.keys import cast_key
 from featurestore.plans import SetPlan, VectorPlan
 from featurestore.rows.identity import row_hash
-from featurestore.steps.plan import Check, Filter
+from featurestore.steps.plan import lenient
 from featurestore.steps.rows import compile_each
 
 Row = dict[str, Any]
@@ -123,8 +123,8 @@ def _key(plan: SetPlan, values: Sequence[Any]) -> Any:
 def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[Row]:
     """Return a set's rows of a log as the oracle reads them; without `belongs`, also those of no entity."""
     source = plan.source
-    unheld = tuple(op for op in plan.steps.ops if not isinstance(op, (Filter, Check)))
-    steps, for_deletions = _steps(plan.steps), _steps(replace(plan.steps, ops=unheld))
+    steps = _steps(plan.steps)
+    for_deletions = _steps(replace(plan.steps, ops=lenient(plan.steps.ops)))  # no step holds one back
     made = []
     for row in log:
         deleted = source.deleted is not None and _closure(source.deleted)(row) is True

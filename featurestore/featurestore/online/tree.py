@@ -107,19 +107,20 @@ class Update:
     def _tiles(self, children: list[Node]) -> list[Partial]:
         """Return the children's states, one entry per child: from all rows of each, or all its tiles.
 
-        Where the entity ends in a child, from what comes after.
+        Where the entity ends in a child, from what comes after. Tiles are merged one directory at a time:
+        how their merges round does not depend on what else is written.
         """
         leaves = [child for child in children if isinstance(child, Leaf)]
         directories = [child for child in children if isinstance(child, Directory)]
         is_leaf = np.array([isinstance(child, Leaf) for child in children])
         rows = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(self._layout)
         row_ends = np.cumsum([len(leaf) for leaf in leaves], dtype=np.int64)
-        tile_ends = np.cumsum([len(child.slices) for child in directories], dtype=np.int64)
         ended_rows = np.array([self._end(leaf) + 1 for leaf in leaves], np.int64)
-        ended_tiles = np.array([max(self._end(child), 0) for child in directories], np.int64)
+        tiles = [
+            (child, np.array([max(self._end(child), 0)]), np.array([len(child.slices)]))
+            for child in directories
+        ]
         row_starts = np.append(0, row_ends[:-1]) + ended_rows
-        tile_starts = np.append(0, tile_ends[:-1]) + ended_tiles
-        below = nodes.join_directories(directories) if directories else ()
         result = []
         for number, use in enumerate(self._layout.aggregates.uses):
             states = use.state.empty(len(children))
@@ -128,7 +129,8 @@ class Update:
                 low, high = values.rank(row_starts), values.rank(row_ends)
                 put(states, is_leaf, values.reduce(use.state, low, high))
             if directories:
-                put(states, ~is_leaf, use.state.combine(below[number], tile_starts, tile_ends))
+                merged = [use.state.combine(child.states[number], low, high) for child, low, high in tiles]
+                put(states, ~is_leaf, concatenate(merged))
             result.append(states)
         return result
 
