@@ -50,16 +50,12 @@ ORIGIN = "2026-01-01T00:00:00Z"
 GIVES = "=>"
 _TERM = re.compile(r"\s*([+-])\s*((?:\d+(?:us|ms|s|m|h|d|w))+)$")
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-<<<<<<< HEAD
-_FIELDS = frozenset(["name", "t0", "specs", "rows", "messages", "expect", "known", "vector", "rejected", "only", "skip", "both", "fit"])
-=======
 _ALWAYS = {"name", "expect"}
 _FIELDS = (
     _ALWAYS
     | {"t0", "specs", "rows", "messages", "known", "vector"}
     | {"rejected", "only", "skip", "both", "fit"}
 )
->>>>>>> w-conf
 
 
 @dataclass(frozen=True)
