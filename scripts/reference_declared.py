@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,7 +90,7 @@ def steps_page() -> str:
         parts.append(f"## {item.name}")
         parts.append(item.doc)
         if item.parameters:
-            parts.append("\n".join(_parameter(p.name, p.required, p.doc) for p in item.parameters))
+            parts.append("\n".join(_parameter(p) for p in item.parameters))
         for example in item.examples:
             parts.append(f"```yaml\n- {item.name}: {flow(example.parameters)}\n```")
             for name, text in example.files.items():
@@ -106,9 +108,16 @@ def _gives(gives: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None) -> s
     return "becomes " + ", then ".join(code(flow(row)) for row in rows)
 
 
-def _parameter(name: str, required: bool, doc: str) -> str:
-    said = f": {doc}" if doc else ""
-    return f"- `{name}`{' (required)' if required else ''}{said}"
+def _parameter(parameter: steps.Parameter) -> str:
+    schema = json.loads(re.sub(r'\{"\$ref": "[^"]*"\}', '{"type": "object"}', json.dumps(parameter.schema)))
+    default = schema.get("default")
+    told = kind(schema)
+    if parameter.required:
+        told += "; required"
+    elif default not in (None, "", {}):
+        told += f"; default {code(flow(default))}"
+    said = f": {parameter.doc}" if parameter.doc else ""
+    return f"- `{parameter.name}` ({told}){said}"
 
 
 def aggregations_page() -> str:
@@ -119,8 +128,10 @@ empty one gives [rule 6](../concepts.md#6-empty-windows). The fields of an aggre
 [specs](specs.md#aggregation); each function works with `where:`, `by:`, `closed:`, `granularity:`, `offset:`
 and the window `lifetime`, which is all rows up to t, and for which the online store keeps every row.
 
-A feature is named `<column>_<function>_<window>`; rows alone `count_<window>`; by category
-`<value>_<function>_<window>`; `name:` stands in place of the column.
+A feature is named `<column>_<function>_<window>`, as `amount_sum_2h`; of rows alone `<function>_<window>`, as
+`count_1d`; by category `<value>_<function>_<window>`, as `food_count_14d`. `name:` stands in place of the
+column, and before a category: `name: large` makes `large_count_1d` and `large_food_count_14d`. Other
+parameters are not in the name: aggregations that differ in `k:`, `where:` or `offset:` alone need a `name:`.
 
 A number is an integer, a float or a decimal; single values are numbers, text, bytes, booleans, dates and
 timestamps. Nulls are skipped. In an example the values come a minute apart, the newest at t, or as long
@@ -159,10 +170,9 @@ def specs_page() -> str:
     intro = """\
 What is declared, in YAML with `kind:` or in Python with the classes of the same names in `featurestore`.
 Names are `[a-z_][a-z0-9_]*`; vectors may have dashes. Types are `int8` to `int64`, `uint8` to `uint64`,
-`float32`, `float64`, `bool`, `string`, `binary`, `date`, `timestamp`, `decimal(p, s)` and `list<type>`.
-Durations are written `90s`, `2h`, `1d12h`, `14d`. Instants have a zone.
-
-`deleted:` is part of the language, and `validate` refuses it: retractions are not applied yet."""
+`float32`, `float64`, `bool`, `string`, `binary`, `date`, `timestamp`, `decimal(p,s)`, `json`, `list<type>`
+and `vector<float32,n>`; [types](../types.md) says what each holds. Durations are written `90s`, `2h`,
+`1d12h`, `14d`. Instants have a zone."""
     return page("Specs", intro, *_models(models), "## Options", OPTIONS)
 
 

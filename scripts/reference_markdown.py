@@ -12,6 +12,9 @@ from typing import Any
 
 NOTE = "<!-- Written by scripts/reference.py from the code. Change the code, then run: make docs -->"
 
+COLUMN = r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*$"
+"""The pattern of a column's name."""
+
 
 def page(title: str, *parts: str) -> str:
     """Return a page's text: the title, the note that it is generated, the parts."""
@@ -65,24 +68,33 @@ def kind(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return code(flow(schema["const"]))
     if "enum" in schema:
-        return ", ".join(code(flow(item)) for item in schema["enum"]) if len(schema["enum"]) < 6 else "a type"
+        named = [code(item if item == "null" else flow(item)) for item in schema["enum"]]
+        return "a type" if "`int64`" in named else ", ".join(named)
     if "oneOf" in schema and len(schema["oneOf"]) > 6:
         return "a [step](steps.md)"
     for union in ("anyOf", "oneOf"):
         if union in schema:
-            if any(len(branch.get("enum", ())) > 6 for branch in schema[union]):
+            if any("int64" in branch.get("enum", ()) for branch in schema[union]):
                 return "a type"
             options = dict.fromkeys(kind(branch) for branch in schema[union] if branch.get("type") != "null")
-            return " or ".join(options)
+            if "a number" in options:
+                options.pop("a whole number", None)
+            return "a value" if len(options) > 2 and "a number" in options else " or ".join(options)
     found = schema.get("type")
+    if "prefixItems" in schema:
+        return f"a list of {len(schema['prefixItems'])}, each {kind(schema['prefixItems'][0])}"
     if found == "array":
         items = schema.get("items") or {}
-        return f"a list, each {kind(items)}" if items else "a list"
+        every = "a list of" if "enum" in items else "a list, each"
+        return f"{every} {kind(items)}" if items else "a list"
     if found == "object":
         more = schema.get("additionalProperties")
-        return f"a mapping to {kind(more)}" if isinstance(more, Mapping) and more else "a mapping"
+        to = kind(more) if isinstance(more, Mapping) and more else "a value"
+        return "a mapping" if to == "a value" else f"a mapping to {to}"
     if "90s" in schema.get("examples", ()):
         return "a duration"
+    if schema.get("pattern") == COLUMN:
+        return "a name"
     return {
         "string": "text",
         "boolean": "true or false",

@@ -280,7 +280,22 @@ MISTAKES = {
         "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\naggregations:\n"
         "  - {column: a, functions: [sum], windows: [2hours]}\n",
         "a.yaml:6: aggregations[0].windows[0]: '2hours' is no duration."
-        " Write a number and a unit: us, ms, s, m, h, d, w.",
+        " Write a number and a unit: us, ms, s, m, h, d, w, or lifetime.",
+    ),
+    "bad history": (
+        "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nhistory: every\n",
+        "a.yaml:5: history: 'every' is no duration."
+        " Write a number and a unit: us, ms, s, m, h, d, w, or all.",
+    ),
+    "a point of one number": (
+        "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nsteps:\n"
+        "  - haversine: {from: [a], to: [0, 0], into: km}\n",
+        "a.yaml:6: steps[0].haversine.from: value 2 is missing.",
+    ),
+    "a point of three numbers": (
+        "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nsteps:\n"
+        "  - haversine: {from: [a, b, c], to: [0, 0], into: km}\n",
+        "a.yaml:6: steps[0].haversine.from: it is too long. Write at most 2.",
     ),
     "missing field": (
         "kind: FeatureSet\nname: s\nentities: [e]\n",
@@ -340,7 +355,8 @@ PYTHON_MISTAKES = {
     "in a nested model": (
         "from featurestore.specs import Aggregation\n\nx = [\n    Aggregation(\n"
         "        functions=['sum'],\n        windows=['soon'])\n]\n",
-        "a.py:6: windows[0]: 'soon' is no duration. Write a number and a unit: us, ms, s, m, h, d, w.",
+        "a.py:6: windows[0]: 'soon' is no duration."
+        " Write a number and a unit: us, ms, s, m, h, d, w, or lifetime.",
     ),
     "in the code": (
         "from featurestore.specs import Entity\n\n\ndef name():\n    return {}['x']\n\n\n"

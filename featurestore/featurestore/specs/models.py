@@ -33,20 +33,24 @@ OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer"
 """Told of every declaration that comes into being; the loader of Python files notes lines with it."""
 
 
-def _duration(text: str) -> str:
+def _duration(text: str, word: str | None = None) -> str:
+    """Return `text`, a duration or else `word`. Raises ValueError."""
+    if text == word:
+        return text
     try:
         parse_duration(text)
     except SpecError as error:
-        raise ValueError(str(error)) from None
+        said = str(error)
+        raise ValueError(f"{said.removesuffix('.')}, or {word}." if word else said) from None
     return text
 
 
 def _history(text: str) -> str:
-    return text if text == "all" else _duration(text)
+    return _duration(text, "all")
 
 
 def _window(text: str) -> str:
-    return text if text == LIFETIME else _duration(text)
+    return _duration(text, LIFETIME)
 
 
 def _type(text: str) -> str:
@@ -135,7 +139,7 @@ class Declared(Model):
     """What every declared object may say of itself."""
 
     description: str = ""
-    """What it is, for people; shown by `featurestore show` and on the web pages."""
+    """What it is, for people; shown by `featurestore show`."""
     owner: str = ""
     """Who answers for it: a person, a team, an address."""
     tags: tuple[str, ...] = ()

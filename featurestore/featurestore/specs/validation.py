@@ -125,6 +125,8 @@ def _describe(
     if kind == "extra_forbidden":
         fields = _fields(_model_at(model, path[:-1]))
         return f"there is no field '{path[-1]}'.", did_you_mean(str(path[-1]), fields) if fields else None
+    if kind == "missing" and isinstance(path[-1], int):
+        return f"value {path[-1] + 1} is missing.", None
     if kind == "missing":
         return f"'{path[-1]}:' is missing.", None
     if kind == "string_pattern_mismatch":
@@ -134,6 +136,8 @@ def _describe(
         return f"{_value(value)} is not allowed.", did_you_mean(str(value), choices)
     if kind == "value_error":
         return str(context["error"]), None
+    if kind == "too_long":
+        return "it is too long.", f"Write at most {context['max_length']}."
     if kind == "too_short":
         return "it is empty.", "Write at least one."
     expected = [

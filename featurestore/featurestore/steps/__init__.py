@@ -35,7 +35,7 @@ from featurestore.steps.library import (
     Validate,
 )
 from featurestore.steps.plan import StepPlan
-from featurestore.steps.reference import reference
+from featurestore.steps.reference import Parameter, reference
 
 __all__ = [
     "Bin",
@@ -55,6 +55,7 @@ __all__ = [
     "MapValues",
     "OneHot",
     "Ordinal",
+    "Parameter",
     "Parse",
     "Python",
     "Rename",

@@ -13,7 +13,10 @@ Names = Annotated[tuple[ColumnName, ...], Field(min_length=1)]
 
 
 class Select(Bare[Names]):
-    """These columns and no others, in this order. The others go out of sight; aggregations still see them."""
+    """These columns and no others, in this order, nulls and all.
+
+    The others go out of sight; aggregations and later steps still see them.
+    """
 
     key: ClassVar[str] = "select"
     examples: ClassVar[tuple[Example, ...]] = (

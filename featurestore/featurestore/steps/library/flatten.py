@@ -19,8 +19,8 @@ class Parse(Parameters):
 
     A path is `$`, then `.name`, `[number]` (from the end below 0) or `["any name"]`. A regular expression is
     Python's and may match anywhere; `group:` is 1 where it has groups, else 0, all that it matches. Null
-    where nothing is found, where what is found spells no value of the type, and of malformed JSON. In
-    place, or a new column with `into:`.
+    of null, where nothing is found, where what is found spells no value of the type, and of malformed JSON.
+    In place, or a new column with `into:`.
     """
 
     key: ClassVar[str] = "parse"
@@ -74,9 +74,9 @@ class FieldPath(BaseModel):
 class Flatten(Parameters):
     """Columns out of a JSON document, `fields: {name: {path: $.a.b, type: float64}}`.
 
-    `{name: $.a.b}` alone is text. Each as `parse` with `json:` gives it: null where nothing lies at the path,
-    where that spells no value of the type, and of malformed JSON. The column itself stays; `drop` takes it
-    out of sight.
+    `{name: $.a.b}` alone is text. Each as `parse` with `json:` gives it: null of null, where nothing lies at
+    the path, where that spells no value of the type, and of malformed JSON. The column itself stays; `drop`
+    takes it out of sight.
     """
 
     key: ClassVar[str] = "flatten"

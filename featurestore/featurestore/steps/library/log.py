@@ -17,7 +17,7 @@ from featurestore.types import FLOAT64
 class Log(Parameters):
     """The logarithm of a number plus `add:`, to base e (the default), 2 or 10, as float64.
 
-    Null where the sum is 0 or less; NaN of NaN. In place, or a new column with `into:`.
+    Null of null, and where the sum is 0 or less; NaN of NaN. In place, or a new column with `into:`.
     """
 
     key: ClassVar[str] = "log"

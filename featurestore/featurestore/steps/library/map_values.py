@@ -60,7 +60,9 @@ class MapValues(Parameters):
     mapping: Ranges | dict[Any, Scalar] = Field(
         description="Value to value, or {ranges: [[low, high, value], …]}.", union_mode="left_to_right"
     )
-    default: Scalar | Value = Field("keep", description="keep, null, or the value of what no entry names.")
+    default: Scalar | Value = Field(
+        "keep", description="keep, null, or the value of what no entry names; the text keep is {value: keep}."
+    )
     into: ColumnName | None = None
 
     def compile(self, scope: Scope) -> None:

@@ -17,8 +17,10 @@ class Python(Parameters):
 
     The function gets a DataFrame of the input columns (default: all in sight) and returns one with the
     output columns, a row for a row. It treats each row by itself: online it gets frames of one row.
-    What it raises, or returns wrongly, rejects the rows that it does so for. A change of its source is a
-    new version.
+    What it raises, or returns wrongly, rejects the rows that it does so for. Null reaches it as null, and
+    may be what it returns. A change of its source is a new version. For `lengths.py` beside
+    `featurestore.yaml` that holds `def of(rows): return rows.select(n=pl.col("name").str.len_chars())`, the
+    step is `python: {function: "lengths:of", inputs: [name], outputs: {n: uint32}}`.
     """
 
     key: ClassVar[str] = "python"
