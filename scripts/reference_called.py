@@ -96,7 +96,10 @@ def errors_page() -> str:
         ),
         "## Reasons of dead letters",
         "Rows that are refused lie in the offline table `dead_letters`, with `source`, `feature_set`,"
-        " `partition`, `sequence`, `ingest_time`, `code`, `message` and `payload`.",
+        " `partition`, `sequence`, `ingest_time`, `code`, `message` and `payload`. `feature_set` is null"
+        " where the source's schema refused the row, before any set saw it; each set that reads the source"
+        " writes such a row once. With the default settings the table is a folder that Polars reads:",
+        '```python\nimport polars as pl\n\nprint(pl.read_delta(".featurestore/offline/dead_letters"))\n```',
         table(("code", "meaning"), [(code(name), said) for name, said in REASONS.items()]),
     )
 
