@@ -82,7 +82,7 @@ def test_rows_come_in_the_order_asked_for_with_statuses(service: Service) -> Non
 
 
 def test_a_bad_row_fails_alone_and_says_why(service: Service) -> None:
-    rows = [{"customer": 5}, {"customer": "C1"}, {}, {"customer": "C1", "custmer": 1}]
+    rows = [{"customer": 5}, {"customer": "C1"}, {}, {"custmer": "C1"}]
     body = {"features": ["spending.units"], "rows": rows, "as_of": QUARTER_PAST}
     answer = service.online(body).json()
     assert answer["rows"] == [[None], [7], [None], [None]]

@@ -345,16 +345,16 @@ class VectorReader:
     def _check(self, row: Mapping[str, Any]) -> None:
         if not isinstance(row, Mapping):
             raise RequestError(f"A row is a mapping of columns to values, not {type(row).__name__}.")
-        if self._base is None:
-            missing = [name for name in self._request_keys if name not in row]
-            if missing:
-                raise RequestError(f"The row lacks {', '.join(missing)}.")
         unknown = [name for name in row if name not in self._known]
         if unknown:
             raise RequestError(
                 f"'{unknown[0]}' is no key or input of '{self.plan.name}'.",
                 hint=did_you_mean(unknown[0], self._known),
             )
+        if self._base is None:
+            missing = [name for name in self._request_keys if name not in row]
+            if missing:
+                raise RequestError(f"The row lacks {', '.join(missing)}.")
 
     def _outside(self, t: int, now: int) -> str | None:
         if t > now + AHEAD:

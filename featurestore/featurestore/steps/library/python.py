@@ -19,8 +19,8 @@ class Python(Parameters):
     output columns, a row for a row. It treats each row by itself: online it gets frames of one row.
     What it raises, or returns wrongly, rejects the rows that it does so for. Null reaches it as null, and
     may be what it returns. A change of its source is a new version. For `lengths.py` beside
-    `featurestore.yaml` that holds `def of(rows): return rows.select(n=pl.col("name").str.len_chars())`, the
-    step is `python: {function: "lengths:of", inputs: [name], outputs: {n: uint32}}`.
+    `featurestore.yaml` that holds `import polars as pl` and
+    `def of(rows): return rows.select(n=pl.col("name").str.len_chars())`, the step is `python: {function: "lengths:of", inputs: [name], outputs: {n: uint32}}`.
     """
 
     key: ClassVar[str] = "python"
