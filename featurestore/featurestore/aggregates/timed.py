@@ -13,6 +13,9 @@ from featurestore.aggregates.states import Edge, Fixed
 _OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows is cheaper
 _GONE = 4096  # halvings after which nothing is left of any float
 
+Fade = tuple[Array, Array]
+"""Factors from above a half to 1, and powers of two, that are multiplied with values."""
+
 
 class EdgeTime(Edge):
     """The event time of the first or the last value."""
@@ -53,10 +56,10 @@ class Decayed(Fixed):
         for part in copied(sizes):
             index, starts, owner = expand(low[part], sizes[part])
             newest[part] = times[high[part] - 1]
-            weights = weight_of(newest[part][owner] - times[index], self.half_life)
+            fade = fade_of(newest[part][owner] - times[index], self.half_life)
             with np.errstate(over="ignore", invalid="ignore"):
-                total[part] = np.add.reduceat(faded(numbers[index], weights), starts)
-            weight[part] = np.add.reduceat(weights, starts)
+                total[part] = np.add.reduceat(faded(numbers[index], fade), starts)
+            weight[part] = np.add.reduceat(weight_of(fade), starts)
         return newest, total, weight
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
@@ -65,21 +68,29 @@ class Decayed(Fixed):
     def merge(self, a: Partial, b: Partial) -> Partial:
         only_a, only_b = b[2] == 0.0, a[2] == 0.0
         newest = np.where(only_a, a[0], np.where(only_b, b[0], np.maximum(a[0], b[0])))
-        fade_a = weight_of(np.where(only_b, 0, newest - a[0]), self.half_life)
-        fade_b = weight_of(np.where(only_a, 0, newest - b[0]), self.half_life)
+        fade_a = fade_of(np.where(only_b, 0, newest - a[0]), self.half_life)
+        fade_b = fade_of(np.where(only_a, 0, newest - b[0]), self.half_life)
         with np.errstate(over="ignore", invalid="ignore"):
             total = faded(a[1], fade_a) + faded(b[1], fade_b)
-        return newest, total, a[2] * fade_a + b[2] * fade_b
+        return newest, total, faded(a[2], fade_a) + faded(b[2], fade_b)
 
 
-def weight_of(age: Array, half_life: int) -> Array:
-    """Return 2**-(age / half_life) for ages in microseconds, none below 0, within a few units of 2**-53."""
+def fade_of(age: Array, half_life: int) -> Fade:
+    """Return 2**-(age / half_life) for ages in microseconds, none below 0, within a few units of 2**-53.
+
+    As a fraction and a power of two, which apart stay exact where their product leaves the normal floats.
+    """
     halvings, rest = np.divmod(age, half_life)
+    return np.exp2(rest / -half_life), -np.minimum(halvings, _GONE)
+
+
+def weight_of(fade: Fade) -> Array:
+    """Return the weight that a fade is."""
     with np.errstate(under="ignore"):
-        return np.ldexp(np.exp2(rest / -half_life), -np.minimum(halvings, _GONE))
+        return np.ldexp(*fade)
 
 
-def faded(values: Array, weights: Array) -> Array:
-    """Return values times weights; infinities and NaN stay, however little they weigh."""
+def faded(values: Array, fade: Fade) -> Array:
+    """Return values times their weights; infinities and NaN stay, however little they weigh."""
     with np.errstate(invalid="ignore", under="ignore"):
-        return np.where(np.isfinite(values), values * weights, values)
+        return np.where(np.isfinite(values), np.ldexp(values * fade[0], fade[1]), values)
