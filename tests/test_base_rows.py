@@ -48,6 +48,11 @@ name: scored
 base: spending
 features: [spending.*]
 label: labels.large
+---
+kind: FeatureVector
+name: later
+features: [spending.amount]
+label: {feature: labels.large, offset: 30m, pending: keep}
 """
 
 
@@ -140,3 +145,12 @@ def test_a_row_of_the_callers_counts_itself_once(
     result = vector.get_online([asked])
     assert result.errors == [None]
     assert tuple(result.rows[0]) == expected
+
+
+@pytest.mark.parametrize("as_known", [False, True])
+def test_a_label_counts_what_became_known_after_its_instant(store: FeatureStore, as_known: bool) -> None:
+    """At 10:35 the newest payment is p2's, which nobody knew before noon."""
+    asked = pl.DataFrame({"customer": ["c"], "event_timestamp": [at("10:05")]})
+    asked = asked.with_columns(pl.col("event_timestamp").dt.convert_time_zone("UTC"))
+    made = store.vector("later").get_offline(asked, as_known=as_known).to_polars()
+    assert made.select("amount", "large").rows() == [(10.0, False)]

@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 from parity import compiled
 
+from featurestore import instants
 from featurestore.contracts import extension
 from featurestore.errors import HistoryError
 from featurestore.instants import HOUR, MINUTE, from_datetime
 from featurestore.online.reader import VectorReader
 from featurestore.online.writer import OnlineWriter
-from featurestore.plans import Window
+from featurestore.plans import BEGINNING, Window
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
 
@@ -60,6 +61,8 @@ T = from_datetime(NOON)
         (Window(10, left_closed=True, granularity=4), -3, (-16, -3)),
         (Window(10, granularity=5), -5, (-14, -4)),  # -15 is a multiple
         (Window(10, offset=7), 3, (-13, -3)),
+        (Window(None), 3, (BEGINNING, 4)),
+        (Window(None, left_closed=True, offset=7), 3, (BEGINNING, -4)),
         (Window(10, left_closed=True, granularity=4, offset=7), 3, (-16, -4)),
     ],
 )
@@ -67,6 +70,7 @@ def test_a_window_covers_what_the_contract_says(window: Window, t: int, bounds: 
     assert window.bounds(t) == bounds
     low, high = window.bounds(np.array([t]))
     assert (low.tolist(), high.tolist()) == ([bounds[0]], [bounds[1]])
+    assert instants.ALWAYS > BEGINNING
 
 
 @pytest.fixture

@@ -53,10 +53,10 @@ class Decayed(Fixed):
         for part in copied(sizes):
             index, starts, owner = expand(low[part], sizes[part])
             newest[part] = times[high[part] - 1]
-            weights = weight_of(newest[part][owner] - times[index], self.half_life)
+            ages = newest[part][owner] - times[index]
             with np.errstate(over="ignore", invalid="ignore"):
-                total[part] = np.add.reduceat(faded(numbers[index], weights), starts)
-            weight[part] = np.add.reduceat(weights, starts)
+                total[part] = np.add.reduceat(faded(numbers[index], ages, self.half_life), starts)
+            weight[part] = np.add.reduceat(faded(np.ones(len(ages)), ages, self.half_life), starts)
         return newest, total, weight
 
     def combine(self, states: Partial, low: Array, high: Array) -> Partial:
@@ -65,21 +65,20 @@ class Decayed(Fixed):
     def merge(self, a: Partial, b: Partial) -> Partial:
         only_a, only_b = b[2] == 0.0, a[2] == 0.0
         newest = np.where(only_a, a[0], np.where(only_b, b[0], np.maximum(a[0], b[0])))
-        fade_a = weight_of(np.where(only_b, 0, newest - a[0]), self.half_life)
-        fade_b = weight_of(np.where(only_a, 0, newest - b[0]), self.half_life)
+        age_a = np.where(only_b, 0, newest - a[0])
+        age_b = np.where(only_a, 0, newest - b[0])
         with np.errstate(over="ignore", invalid="ignore"):
-            total = faded(a[1], fade_a) + faded(b[1], fade_b)
-        return newest, total, a[2] * fade_a + b[2] * fade_b
+            total = faded(a[1], age_a, self.half_life) + faded(b[1], age_b, self.half_life)
+        return newest, total, faded(a[2], age_a, self.half_life) + faded(b[2], age_b, self.half_life)
 
 
-def weight_of(age: Array, half_life: int) -> Array:
-    """Return 2**-(age / half_life) for ages in microseconds, none below 0, within a few units of 2**-53."""
-    halvings, rest = np.divmod(age, half_life)
-    with np.errstate(under="ignore"):
-        return np.ldexp(np.exp2(rest / -half_life), -np.minimum(halvings, _GONE))
+def faded(values: Array, ages: Array, half_life: int) -> Array:
+    """Return values times 2**-(age / half_life), within a few units of 2**-53; ages, from 0, in microseconds.
 
-
-def faded(values: Array, weights: Array) -> Array:
-    """Return values times weights; infinities and NaN stay, however little they weigh."""
+    Halved last, so that a large value times a weight too small for a float loses nothing. Infinities and
+    NaN stay, however little they weigh.
+    """
+    halvings, rest = np.divmod(ages, half_life)
     with np.errstate(invalid="ignore", under="ignore"):
-        return np.where(np.isfinite(values), values * weights, values)
+        result = np.ldexp(values * np.exp2(rest / -half_life), -np.minimum(halvings, _GONE))
+        return np.where(np.isfinite(values), result, values)

@@ -38,8 +38,8 @@ def _decay_sum(parts: list[Partial], told: Parameters, instants: Array) -> Finis
     assert told.half_life is not None
     newest, total, weight = parts[0]
     found = weight > 0
-    fade = timed.weight_of(np.where(found, instants - newest, 0), told.half_life)
-    return scaled(timed.faded(total, fade), told) + 0.0, found
+    ages = np.where(found, instants - newest, 0)
+    return scaled(timed.faded(total, ages, told.half_life), told) + 0.0, found
 
 
 def _decay_avg(parts: list[Partial], told: Parameters, _: Array) -> Finished:
