@@ -20,7 +20,8 @@ class Python(Parameters):
     What it raises, or returns wrongly, rejects the rows that it does so for. Null reaches it as null, and
     may be what it returns. A change of its source is a new version. For `lengths.py` beside
     `featurestore.yaml` that holds `import polars as pl` and
-    `def of(rows): return rows.select(n=pl.col("name").str.len_chars())`, the step is `python: {function: "lengths:of", inputs: [name], outputs: {n: uint32}}`.
+    `def of(rows): return rows.select(n=pl.col("name").str.len_chars())`, the step is
+    `python: {function: "lengths:of", inputs: [name], outputs: {n: uint32}}`.
     """
 
     key: ClassVar[str] = "python"
