@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,6 +200,17 @@ def test_moments_hold_for_a_mean_far_above_the_deviation(
 @pytest.mark.parametrize("name", ["var_pop", "std_pop", "skew", "kurtosis"])
 def test_moments_of_equal_values_are_zero(name: str, value: float, tiles: int) -> None:
     assert in_tiles(name, np.full(5000, value), FLOAT, tiles) == 0.0
+
+
+@pytest.mark.parametrize("tiles", [1, 7])
+def test_a_variance_holds_as_long_as_the_squares_do_and_is_infinite_beyond(tiles: int) -> None:
+    """The square of the sum leaves the floats long before the squares' sum does."""
+    column = np.array([1e152, 2e152] * 350)
+    for name in ("var", "var_pop", "std", "std_pop"):
+        expected = oracle.aggregate(name, column.tolist())
+        assert in_tiles(name, column, FLOAT, tiles) == pytest.approx(expected, rel=1e-9), name
+    assert in_tiles("var", column * 1e48, FLOAT, tiles) == math.inf
+    assert in_tiles("std", column * 1e48, FLOAT, tiles) == math.inf
 
 
 def test_an_outlier_at_a_great_distance_leaves_nothing_behind() -> None:

@@ -30,6 +30,7 @@ _MOMENT = (
     "within 1e-9 of it for a mean of up to 1e10 deviations, and 0 where all values are equal; a NaN or an"
     " infinity among the values makes it NaN"
 )
+_SQUARES = "; infinite where the squares' sum is past the largest float"
 
 
 def total_type(kind: DataType) -> DataType:
@@ -97,12 +98,12 @@ def _variance(sample: bool, root: bool) -> Callable[[list[Partial], Parameters, 
         found = count >= fewest
         size = np.where(found, count, fewest).astype(np.float64)
         total = (sum_high, sum_low)
-        mean_part = doubledouble.divide(doubledouble.multiply(total, total), size)
+        mean_part = doubledouble.multiply(total, doubledouble.divide(total, size))
         high, low = doubledouble.add((square_high, square_low), (-mean_part[0], -mean_part[1]))
         high, low = doubledouble.divide((high, low), size - 1 if sample else size)
         value = np.maximum(high + low, 0.0)
-        with np.errstate(invalid="ignore"):
-            value = np.where(np.isfinite(least) & np.isfinite(greatest), value, np.nan)
+        value = np.where(np.isfinite(square_high), value, np.inf)
+        value = np.where(np.isfinite(least) & np.isfinite(greatest), value, np.nan)
         value = np.where(least == greatest, np.where(np.isfinite(least), 0.0, np.nan), value)
         return scaled(np.sqrt(value), told) if root else scaled(value, told, 2), found
 
@@ -185,7 +186,7 @@ def _variances() -> tuple[Function, ...]:
             result=lambda _: FLOAT64,
             finish=_variance(sample=not name.endswith("_pop"), root=name.startswith("std")),
             example=Example((2, 6, 10), gives),
-            bound=_MOMENT,
+            bound=_MOMENT + _SQUARES,
         )
         for name, (doc, gives) in told.items()
     )
