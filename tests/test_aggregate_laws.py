@@ -271,8 +271,10 @@ def test_percentiles_lie_within_one_in_a_hundred(shape: str, share: float) -> No
         assert column.min() <= found <= column.max()
 
 
-def test_percentiles_of_equal_values_and_of_infinities_are_exact() -> None:
+def test_percentiles_of_equal_values_and_at_both_ends_are_exact() -> None:
     assert whole("approx_percentile", np.full(7, 0.3), FLOAT, percentile=0.5) == 0.3
+    column = np.array([5e200, 3.0, 1.0, 2.0])
+    assert [whole("approx_percentile", column, FLOAT, percentile=p) for p in (0.0, 1.0)] == [1.0, 5e200]
     wide = np.array([-np.inf, -1.0, np.inf])
     assert [whole("approx_percentile", wide, FLOAT, percentile=p) for p in (0.0, 1.0)] == [-np.inf, np.inf]
     assert np.isnan(whole("approx_percentile", np.array([1.0, np.nan]), FLOAT, percentile=0.0))

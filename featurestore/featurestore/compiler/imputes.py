@@ -159,8 +159,8 @@ def _converted(value: Any, kind: DataType) -> Any:
         return int(value) if low <= value <= high else None
     if kind.is_float and is_number:
         with np.errstate(over="ignore"):
-            number = float(np.float32(value)) if kind.name == "float32" else float(value)
-        return number + 0.0 if math.isfinite(number) else None
+            real = float(np.float32(value)) if kind.name == "float32" else float(value)
+        return real + 0.0 if math.isfinite(real) else None
     if kind.name == "decimal" and (is_number or isinstance(value, str)):
         number = Decimal(str(value))
         exact = to_decimal(number, kind.precision, kind.scale)

@@ -141,6 +141,8 @@ def _percentile(parts: list[Partial], told: Parameters, _: Array) -> Finished:
     share = Fraction(str(told.percentile))
     least, greatest = (_floats(part) for part in parts[1:])
     found = parts[1][0]
+    if share in (0, 1):
+        return scaled((greatest if share else least) + 0.0, told), found
     values = [
         sketches.at_rank(counts, share.numerator, share.denominator) if there else 0.0
         for counts, there in zip(parts[0][0], found.tolist(), strict=True)
@@ -280,7 +282,7 @@ FUNCTIONS = (
         name="approx_percentile",
         doc=(
             "About the value at rank floor(p (n - 1)) of the values in ascending order, counted from 0, as"
-            " float64: `percentile:` is p, 0.5 the median, 0 the least, 1 the greatest. NaN where one is NaN."
+            " float64: `percentile:` is p, 0.5 the median, 0 and 1 exactly the least and the greatest. NaN where one is NaN."
             " The same for the same values, whatever their order."
         ),
         empty=EMPTY_NULL,
