@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,6 +202,17 @@ def test_moments_of_equal_values_are_zero(name: str, value: float, tiles: int) -
     assert in_tiles(name, np.full(5000, value), FLOAT, tiles) == 0.0
 
 
+@pytest.mark.parametrize("tiles", [1, 7])
+def test_a_variance_holds_as_long_as_the_squares_do_and_is_infinite_beyond(tiles: int) -> None:
+    """The square of the sum leaves the floats long before the squares' sum does."""
+    column = np.array([1e152, 2e152] * 350)
+    for name in ("var", "var_pop", "std", "std_pop"):
+        expected = oracle.aggregate(name, column.tolist())
+        assert in_tiles(name, column, FLOAT, tiles) == pytest.approx(expected, rel=1e-9), name
+    assert in_tiles("var", column * 1e48, FLOAT, tiles) == math.inf
+    assert in_tiles("std", column * 1e48, FLOAT, tiles) == math.inf
+
+
 def test_an_outlier_at_a_great_distance_leaves_nothing_behind() -> None:
     """1e16 enters a window and leaves it: what it held is not to be seen any more."""
     column = np.array([1.0, 2.0, 4.0, 9.0, 1e16, 1.0, 2.0, 4.0, 9.0])
@@ -259,8 +271,10 @@ def test_percentiles_lie_within_one_in_a_hundred(shape: str, share: float) -> No
         assert column.min() <= found <= column.max()
 
 
-def test_percentiles_of_equal_values_and_of_infinities_are_exact() -> None:
+def test_percentiles_of_equal_values_and_at_both_ends_are_exact() -> None:
     assert whole("approx_percentile", np.full(7, 0.3), FLOAT, percentile=0.5) == 0.3
+    column = np.array([5e200, 3.0, 1.0, 2.0])
+    assert [whole("approx_percentile", column, FLOAT, percentile=p) for p in (0.0, 1.0)] == [1.0, 5e200]
     wide = np.array([-np.inf, -1.0, np.inf])
     assert [whole("approx_percentile", wide, FLOAT, percentile=p) for p in (0.0, 1.0)] == [-np.inf, np.inf]
     assert np.isnan(whole("approx_percentile", np.array([1.0, np.nan]), FLOAT, percentile=0.0))

@@ -162,6 +162,31 @@ SETS = {
         "aggregations:\n  - {column: amount, functions: [sum], windows: [0s]}\n",
         "a.yaml:6: aggregations[0].windows: '0s' is no time at all. Write a duration above zero.",
     ),
+    "a granularity of nothing": (
+        "aggregations:\n  - {column: amount, functions: [sum], windows: [1h, 2h], granularity: 0s}\n",
+        "a.yaml:6: aggregations[0].granularity: '0s' is no time at all. Write a duration above zero.",
+    ),
+    "an offset without end": (
+        "aggregations:\n  - {column: amount, functions: [sum], windows: [1h, 2h], offset: 999999d}\n",
+        "a.yaml:6: aggregations[0].offset: '999999d' is longer than a thousand years.",
+    ),
+    "a half_life without end": (
+        "aggregations:\n  - {column: amount, functions: [decay_sum], windows: [1h], half_life: 999999d}\n",
+        "a.yaml:6: aggregations[0].half_life: '999999d' is longer than a thousand years.",
+    ),
+    "a function twice": (
+        "aggregations:\n  - {column: amount, functions: [sum, sum], windows: [1h]}\n",
+        "a.yaml:6: aggregations[0].functions: 'sum' is there twice. Remove one of the two.",
+    ),
+    "a category twice": (
+        "aggregations:\n  - {by: merchant, values: [a, a], functions: [count], windows: [1h]}\n",
+        "a.yaml:6: aggregations[0]: it makes the feature 'a_count_1h' twice. Remove one of the two.",
+    ),
+    "a percentile that is no number": (
+        "aggregations:\n  - {column: amount, functions: [approx_percentile], windows: [1h],"
+        " percentile: true}\n",
+        "a.yaml:6: aggregations[0].percentile: expected a number, found true.",
+    ),
     "a condition that is none": (
         "aggregations:\n  - {functions: [count], windows: [2h], where: amount + 1}\n",
         "a.yaml:6: aggregations[0].where: 'amount + 1' is of type float64, and must be true or false."
@@ -173,7 +198,7 @@ SETS = {
     ),
     "categories of measures": (
         "aggregations:\n  - {by: amount, values: [1], functions: [count], windows: [2h]}\n",
-        "a.yaml:6: aggregations[0].values: 'amount' is of type float64;"
+        "a.yaml:6: aggregations[0].by: 'amount' is of type float64;"
         " categories are text, integers or booleans."
         " Cast the column in a step, or say what counts with where:.",
     ),

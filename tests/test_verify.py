@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import polars as pl
-from payments_project import open_project, payment, payments
+from datetime import timedelta
+from decimal import Decimal
 
+import polars as pl
+from payments_project import START, make_project, open_project, payment, payments
+
+from featurestore import FeatureStore
 from featurestore.contracts import EntityWrite
 from featurestore.keys import encode_key, shard_of
 from featurestore.types import INT64
@@ -50,6 +54,51 @@ def test_a_window_edge_that_is_off_by_a_microsecond_is_found(tmp_path, monkeypat
         honest = EntityView.segments
         monkeypatch.setattr(EntityView, "segments", lambda self, low, high: honest(self, low - 1, high))
         assert not store.verify("spend", sample=300).is_equal
+
+
+WIDE = """
+kind: Entity
+name: customer
+---
+kind: Source
+name: sales
+event_time: at
+schema: {customer: string, at: timestamp, price: "decimal(38,6)", number: int64}
+---
+kind: FeatureSet
+name: spend
+entities: [customer]
+source: sales
+history: all
+aggregations:
+  - {column: price, functions: [avg, decay_sum, decay_avg], windows: [30d], half_life: 1h}
+  - {column: number, functions: [avg, decay_sum, decay_avg], windows: [30d], half_life: 1h}
+---
+kind: FeatureVector
+name: risk
+features: [spend.*]
+"""
+
+
+def test_sums_that_their_columns_type_cannot_hold_are_compared_too(tmp_path):
+    # past the 512 rows of one leaf, and so the last bits of what decays follow from the order of merging
+    size = 1500
+    prices = [Decimal("99999999999999999999999999999999.999999"), Decimal("-0.000001")]
+    rows = pl.DataFrame(
+        {
+            "customer": ["C1"] * size,
+            "at": [START + timedelta(seconds=7 * i * i % 90_000) for i in range(size)],
+            "price": [prices[i % 3 > 0] for i in range(size)],
+            "number": [(2**63 - 1, -(2**63), 7)[i % 3] for i in range(size)],
+        },
+        schema_overrides={"price": pl.Decimal(38, 6)},
+    )
+    with FeatureStore(make_project(tmp_path, WIDE)) as store:
+        store.apply()
+        store.ingest("spend", rows)
+        found = store.verify("risk", sample=200)
+        assert found.is_equal, str(found)
+        assert found.largest_deviation > 0.0, "or nothing was to be tolerated"
 
 
 def _now():

@@ -13,6 +13,7 @@ from featurestore.compiler import (
     StepsToFit,
     compile_project,
 )
+from featurestore.compiler.imputes import stored
 from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import RequestError, UnknownName, did_you_mean
@@ -137,17 +138,17 @@ def _unfitted(compiled: CompiledProject, name: str) -> tuple[VectorPlan, tuple[F
 
 
 def _statistic(values: pl.Series, kind: DataType, statistic: str) -> Any:
-    """Return a statistic of the values that are there, as a row value; None where there are none."""
+    """Return a statistic of the finite values that are there, as JSON has it; None where there are none."""
     values = values.drop_nulls()
     if kind.is_float:
-        values = values.drop_nans()
+        values = values.filter(values.is_finite())
     if kind.name in ("timestamp", "date"):
         values = values.to_physical()
     if not len(values):
         return None
     if statistic == "mode":
-        return values.mode().sort()[0]
+        return stored(values.mode().sort()[0])
     found = {"mean": values.mean, "median": values.median, "min": values.min, "max": values.max}[statistic]()
     if isinstance(found, float) and (kind.is_integer or kind.name in ("timestamp", "date")):
         return round(found)
-    return found
+    return stored(found)

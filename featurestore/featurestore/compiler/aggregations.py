@@ -14,6 +14,7 @@ from featurestore.compiler.sources import condition
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.expressions import Expression
 from featurestore.expressions.rules import integer_bounds
+from featurestore.instants import parse_duration
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.specs.models import LIFETIME, Aggregation, FeatureSet
 from featurestore.specs.origins import Origin
@@ -71,16 +72,16 @@ def _features(
     if declared.by is not None:
         with place.collect("by"):
             by_type = column_type(declared.by, columns)
+            _check_by(declared.by, by_type)
             with place.collect("values"):
                 _check_values(declared, by_type)
-    windows: list[tuple[str, Window]] = []
-    for text in declared.windows:
-        with place.collect("windows"):
-            windows.append((text, _window(text, declared, feature_set)))
+    windows = _windows(declared, feature_set, place)
     types: dict[str, DataType] = {}
     if declared.column is None or kind is not None:
         for function in declared.functions:
             with place.collect("functions"):
+                if function in types:
+                    raise SpecError(f"'{function}' is there twice.", hint="Remove one of the two.")
                 types[function] = _result(function, declared, kind, columns)
     given: dict[str, Any] = {}
     for name in ("k", "half_life", "percentile"):
@@ -129,25 +130,37 @@ def _result(
 
 
 def _half_life(declared: Aggregation) -> int | None:
-    return None if declared.half_life is None else duration(declared.half_life)
+    return None if declared.half_life is None else parse_duration(declared.half_life)
 
 
-def _window(text: str, declared: Aggregation, feature_set: FeatureSet) -> Window:
-    is_lifetime = text == LIFETIME
-    granularity = positive(declared.granularity) if declared.granularity is not None else None
-    return Window(
-        width=None if is_lifetime else positive(text),
-        left_closed=(declared.closed or feature_set.closed) == "left",
-        granularity=None if is_lifetime else granularity,  # there is no left edge to round
-        offset=duration(declared.offset),
-    )
+def _windows(declared: Aggregation, feature_set: FeatureSet, place: _Place) -> list[tuple[str, Window]]:
+    """Return the windows by their texts; what is wrong goes to the place's problems."""
+    granularity, offset = None, 0
+    if declared.granularity is not None:
+        with place.collect("granularity"):
+            granularity = positive(declared.granularity)
+    with place.collect("offset"):
+        offset = duration(declared.offset)
+    left_closed = (declared.closed or feature_set.closed) == "left"
+    windows = []
+    for text in declared.windows:
+        with place.collect("windows"):
+            if text == LIFETIME:  # there is no left edge to round
+                windows.append((text, Window(None, left_closed, None, offset)))
+            else:
+                windows.append((text, Window(positive(text), left_closed, granularity, offset)))
+    return windows
+
+
+def _check_by(column: str, kind: DataType) -> None:
+    """Raise SpecError where a column has no categories."""
+    if not (kind.is_integer or kind.name in ("string", "bool")):
+        message = f"'{column}' is of type {kind}; categories are text, integers or booleans."
+        raise SpecError(message, hint="Cast the column in a step, or say what counts with where:.")
 
 
 def _check_values(declared: Aggregation, kind: DataType) -> None:
     """Raise SpecError where a category is not a value of the `by:` column."""
-    if not (kind.is_integer or kind.name in ("string", "bool")):
-        message = f"'{declared.by}' is of type {kind}; categories are text, integers or booleans."
-        raise SpecError(message, hint="Cast the column in a step, or say what counts with where:.")
     for value in declared.values:
         if isinstance(value, bool):
             fits = kind.name == "bool"
@@ -204,7 +217,7 @@ def _check_clash(
         other = made[aggregate.name]
         if other == index:
             hint = "Two categories read alike; give each an aggregation with a name: of its own."
-            if not declared.values or len(set(declared.windows)) < len(declared.windows):
+            if any(len(set(told)) < len(told) for told in (declared.values, declared.windows)):
                 hint = "Remove one of the two."
             raise SpecError(f"it makes the feature '{aggregate.name}' twice.", hint=hint)
         raise SpecError(

@@ -22,4 +22,6 @@ def fingerprint(content: Any) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Decimal):
         return {"decimal": str(value)}
+    if isinstance(value, bytes):
+        return {"binary": value.hex()}
     raise TypeError(f"{type(value).__name__} has no canonical form")

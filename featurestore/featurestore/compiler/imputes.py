@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from featurestore import json_documents
 from featurestore.errors import SpecError, did_you_mean
+from featurestore.expressions.rules import integer_bounds
 from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import parse_instant
 from featurestore.types import DataType, Field
 
 EVERY = "*"
+_SPELLED = ("binary", "json")
+"""Types whose constants are spelled as text: one that stands for every output is not meant for them."""
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 Statistics = Mapping[str, Mapping[str, Any]]
@@ -76,7 +81,10 @@ def compile_impute(declared: Mapping[str, Any], key: str, outputs: Sequence[Fiel
         if field.name in declared:
             continue
         try:
-            chosen.append(_impute(field, value))
+            impute = _impute(field, value)
+            if impute.statistic is None and field.type.name in _SPELLED:
+                raise SpecError(f"'{field.name}' is of type {field.type}, which '*' does not reach.")
+            chosen.append(impute)
         except SpecError as error:
             problem = error
     if not chosen and problem is not None:
@@ -103,8 +111,15 @@ def _impute(field: Field, value: Any) -> Impute:
     return Impute(field, constant=constant(value, field.type, field.name))
 
 
+def stored(value: Any) -> Any:
+    """Return a statistic as JSON has it, and `fitted` reads it: decimals as text, bytes as base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value) if isinstance(value, Decimal) else value
+
+
 def fitted(value: Any, kind: DataType) -> Any:
-    """Return a fitted statistic as a value of an output's type; integers round half to even.
+    """Return a fitted statistic as a value of an output's type; integers half to even, within its range.
 
     None where there was nothing to fit, or the statistic is infinite or NaN and the type has no such value.
     """
@@ -112,8 +127,9 @@ def fitted(value: Any, kind: DataType) -> Any:
         return None
     if isinstance(value, float) and not kind.is_float and not math.isfinite(value):
         return None
-    if kind.is_integer and isinstance(value, float):
-        return round(value)
+    if kind.is_integer:
+        low, high = integer_bounds(kind)
+        return min(max(round(value), low), high)  # the mean of the largest may round up
     if kind.name in ("date", "timestamp") and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind.name == "decimal" and not isinstance(value, str):
@@ -128,7 +144,7 @@ def constant(value: Any, kind: DataType, name: str) -> Any:
     """
     try:
         result = _converted(value, kind)
-    except (ValueError, InvalidOperation, Overflow):
+    except (ValueError, InvalidOperation, Overflow, OverflowError):
         result = None
     if result is None:
         shown = f"'{value}'" if isinstance(value, str) else str(value)
@@ -139,11 +155,12 @@ def constant(value: Any, kind: DataType, name: str) -> Any:
 def _converted(value: Any, kind: DataType) -> Any:
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
     if kind.is_integer and is_number and value == value // 1:
-        bits = int(kind.name.lstrip("uint"))
-        low, high = (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        low, high = integer_bounds(kind)
         return int(value) if low <= value <= high else None
     if kind.is_float and is_number:
-        return float(np.float32(value)) if kind.name == "float32" else float(value)
+        with np.errstate(over="ignore"):
+            real = float(np.float32(value)) if kind.name == "float32" else float(value)
+        return real + 0.0 if math.isfinite(real) else None
     if kind.name == "decimal" and (is_number or isinstance(value, str)):
         number = Decimal(str(value))
         exact = to_decimal(number, kind.precision, kind.scale)
@@ -152,6 +169,10 @@ def _converted(value: Any, kind: DataType) -> Any:
         return value
     if kind.name == "string" and isinstance(value, str):
         return value
+    if kind.name == "binary" and isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    if kind.name == "json" and isinstance(value, (str, list, tuple, dict)):
+        return json_documents.canonical(value) if isinstance(value, str) else json_documents.of_value(value)
     if kind.name == "date" and isinstance(value, str):
         return date.fromisoformat(value).toordinal() - _EPOCH_DAY
     if kind.name == "timestamp" and isinstance(value, str):

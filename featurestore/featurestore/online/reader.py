@@ -23,7 +23,7 @@ from featurestore.instants import MINUTE, format_instant
 from featurestore.keys import cast_key, encode_key, shard_of
 from featurestore.online.base import BaseRow, BaseRows
 from featurestore.online.layout import OnlineLayout
-from featurestore.online.requests import outward, row_value
+from featurestore.online.requests import cast_row, outward, row_value
 from featurestore.online.view import EntityView, aggregates
 from featurestore.plans import Lookup, SetPlan, VectorPlan
 from featurestore.rows.vectors import unpack
@@ -334,9 +334,9 @@ class VectorReader:
                     ready.t = ready.base.t
                     ready.keys |= ready.base.keys
                 ready.error = self._outside(ready.t, now)
-                for item in self.plan.inputs:
-                    value = ready.values[item.name] = row_value(row.get(item.name), item.type)
-                    ready.status[item.name] = NULL_VALUE if value is None else PRESENT
+                for name, value in cast_row(row, self.plan.inputs).items():
+                    ready.values[name] = value
+                    ready.status[name] = NULL_VALUE if value is None else PRESENT
             except (RequestError, RowRejected, ValueError) as error:
                 ready.error = str(error)
             prepared.append(ready)

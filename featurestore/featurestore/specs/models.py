@@ -270,7 +270,7 @@ class Aggregation(Model):
     """How many values `first_k`, `last_k`, `top_k`, `bottom_k` keep; how far `lag` and `diff` look back."""
     half_life: Duration | None = None
     """After how long a value counts half in `decay_sum` and `decay_avg`."""
-    percentile: Annotated[float, Field(ge=0, le=1)] | None = None
+    percentile: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
     """What share of the values lies below the one that `approx_percentile` gives, such as 0.95."""
     closed: Literal["right", "left"] | None = None
     """Which edge of the windows is inside; default, the feature set's."""

@@ -30,6 +30,7 @@ _MOMENT = (
     "within 1e-9 of it for a mean of up to 1e10 deviations, and 0 where all values are equal; a NaN or an"
     " infinity among the values makes it NaN"
 )
+_SQUARES = "; infinite where the squares' sum is past the largest float"
 
 
 def total_type(kind: DataType) -> DataType:
@@ -97,12 +98,12 @@ def _variance(sample: bool, root: bool) -> Callable[[list[Partial], Parameters, 
         found = count >= fewest
         size = np.where(found, count, fewest).astype(np.float64)
         total = (sum_high, sum_low)
-        mean_part = doubledouble.divide(doubledouble.multiply(total, total), size)
+        mean_part = doubledouble.multiply(total, doubledouble.divide(total, size))
         high, low = doubledouble.add((square_high, square_low), (-mean_part[0], -mean_part[1]))
         high, low = doubledouble.divide((high, low), size - 1 if sample else size)
         value = np.maximum(high + low, 0.0)
-        with np.errstate(invalid="ignore"):
-            value = np.where(np.isfinite(least) & np.isfinite(greatest), value, np.nan)
+        value = np.where(np.isfinite(square_high), value, np.inf)
+        value = np.where(np.isfinite(least) & np.isfinite(greatest), value, np.nan)
         value = np.where(least == greatest, np.where(np.isfinite(least), 0.0, np.nan), value)
         return scaled(np.sqrt(value), told) if root else scaled(value, told, 2), found
 
@@ -140,6 +141,8 @@ def _percentile(parts: list[Partial], told: Parameters, _: Array) -> Finished:
     share = Fraction(str(told.percentile))
     least, greatest = (_floats(part) for part in parts[1:])
     found = parts[1][0]
+    if share in (0, 1):
+        return scaled((greatest if share else least) + 0.0, told), found
     values = [
         sketches.at_rank(counts, share.numerator, share.denominator) if there else 0.0
         for counts, there in zip(parts[0][0], found.tolist(), strict=True)
@@ -185,7 +188,7 @@ def _variances() -> tuple[Function, ...]:
             result=lambda _: FLOAT64,
             finish=_variance(sample=not name.endswith("_pop"), root=name.startswith("std")),
             example=Example((2, 6, 10), gives),
-            bound=_MOMENT,
+            bound=_MOMENT + _SQUARES,
         )
         for name, (doc, gives) in told.items()
     )
@@ -279,8 +282,8 @@ FUNCTIONS = (
         name="approx_percentile",
         doc=(
             "About the value at rank floor(p (n - 1)) of the values in ascending order, counted from 0, as"
-            " float64: `percentile:` is p, 0.5 the median, 0 the least, 1 the greatest. NaN where one is NaN."
-            " The same for the same values, whatever their order."
+            " float64: `percentile:` is p, 0.5 the median, 0 and 1 exactly the least and the greatest. NaN where"
+            " one is NaN. The same for the same values, whatever their order."
         ),
         empty=EMPTY_NULL,
         takes=NUMBERS,
