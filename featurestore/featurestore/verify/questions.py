@@ -162,7 +162,7 @@ class Questions:
 
 
 def _typed(source: SourcePlan, raw: pl.DataFrame) -> pl.DataFrame:
-    """Return rows as a request has them, typed: a file may hold text alone. What the door refuses is left out."""
+    """Return the rows that the door admits, typed, as a request has them: a file may hold text alone."""
     from featurestore.rows.door import admit
 
     rows = admit(source, raw, now=instants.now()).rows
