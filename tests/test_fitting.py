@@ -375,6 +375,8 @@ def test_what_is_not_fitted_is_refused_everywhere_with_the_command(tmp_path, cap
     assert command in capsys.readouterr().err
     assert main(["apply", "-C", str(tmp_path)]) == 0
     assert "! FeatureSet spend  waiting" in capsys.readouterr().out
+    assert main(["ingest", "-C", str(tmp_path)]) == 1
+    assert command in capsys.readouterr().err
     assert main(["fit", "spend", "-C", str(tmp_path)]) == 0
     capsys.readouterr()
     assert main(["validate", "-C", str(tmp_path)]) == 0

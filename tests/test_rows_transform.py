@@ -14,7 +14,7 @@ from featurestore.plans import KeyColumn, SetPlan, SourcePlan
 from featurestore.rows.dead_letters import SCHEMA
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
-from featurestore.steps import Derive, Filter, OneHot, Ordinal, compile_steps
+from featurestore.steps import Derive, Filter, OneHot, Ordinal, Python, Rename, compile_steps
 from featurestore.types import DataType, Field
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -142,3 +142,33 @@ def test_an_unknown_value_holds_no_deletion_back() -> None:
         (3, True, None, 0),
     ]
     assert found.rejected["code"].to_list() == ["unknown_value"]
+
+
+def refusing(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the doubles; a null is more than it can take."""
+    return pl.DataFrame(
+        {"double": [2 * n for n in frame["n"]], "twice": [[2.0 * n, 0.0] for n in frame["n"]]}
+    )
+
+
+def test_of_a_deletion_only_what_its_keys_are_made_of_is_read() -> None:
+    deleted = parse("n is null or n < -8", {"n": DataType("int64")})
+    steps = [
+        Python(
+            function=f"{__name__}:refusing",
+            inputs=("n",),
+            outputs={"double": "int64", "twice": "vector<float32,2>"},
+        ),
+        Derive({"large": "n * 9223372036854775807", "whose": "customer + 1"}),
+        Rename({"whose": "owner", "large": "huge"}),
+    ]
+    set_ = plan(steps, column="owner", deleted=deleted, event_id=("id",))
+    given = frame([1.0] * 4, id=["a", "b", "a", "b"], n=[1, 2, None, -9])
+    found = transform(set_, admit(set_.source, given, now=0).rows)
+    assert found.rows.select("__sequence", "__deleted", "double", "huge", "owner").rows() == [
+        (0, False, 2, 9223372036854775807, 2.0),
+        (2, True, None, None, 2.0),
+        (3, True, None, None, 2.0),
+    ]
+    assert found.rejected["code"].to_list() == ["overflow"]
+    assert found.rows["__key"].n_unique() == 1

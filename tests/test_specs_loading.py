@@ -301,6 +301,11 @@ MISTAKES = {
         "kind: FeatureSet\nname: s\nentities: [e]\n",
         "a.yaml:1: 'source:' is missing.",
     ),
+    "missing item": (
+        "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nsteps:\n"
+        "  - haversine: {from: [lat], to: [0, 0], into: km}\n",
+        "a.yaml:6: steps[0].haversine.from: item 2 is missing.",
+    ),
     "text for a list": (
         "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\naggregations:\n"
         "  - column: a\n    functions: sum\n    windows: [1h]\n",

@@ -223,6 +223,8 @@ def test_yaml_and_python_are_the_same_steps() -> None:
         ({"clip": {"column": "a", "maximum": 3}}, "maximum"),
         ({"derive": {"no name": "1"}}, "String should match pattern"),
         ({"derive": {}}, "at least 1 item"),
+        ({"clip": {"column": "amount", "min": math.nan}}, "NaN bounds nothing"),
+        ({"bin": {"column": "amount", "edges": [math.nan]}}, "NaN bounds nothing"),
         ({"select": []}, "at least 1 item"),
     ],
 )

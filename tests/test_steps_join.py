@@ -108,6 +108,12 @@ def test_keys_take_the_type_of_the_row(tmp_path: Path) -> None:
         ("mcc,x\n1,a\n", {"on": {"mcc": "code"}}, "'t.csv' has no column 'code'"),
         ("mcc,x\n1,a\n", {"on": "mcc", "columns": ["y"]}, "'t.csv' has no column 'y'"),
         ("mcc,country\n1,a\n", {"on": "mcc"}, "'country' of 't.csv' is a column already"),
+        (
+            "mcc,country\n1,a\n",
+            {"on": {"mcc": "mcc", "country": "country"}},
+            "'t.csv' gives no column: all are in on:",
+        ),
+        ("mcc,x\n1,a\n", {"on": "mcc", "columns": ["x", "x"]}, "columns: names a column of 't.csv' twice"),
         ("amount,x\n1,a\n", {"on": "amount"}, "'amount' is float64"),
         ("mcc,x\n1,a\n", {"on": "code"}, "There is no column 'code'"),
         ("mcc,x\n1,a\n", {"table": "u.csv", "on": "mcc"}, "'u.csv' cannot be read: there is no such file"),

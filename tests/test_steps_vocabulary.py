@@ -241,6 +241,7 @@ def test_parse_gives_what_is_found_as_its_type(
         ({"parse": {"column": "size", "regex": "(a", "into": "b"}}, "the pattern cannot be read"),
         ({"parse": {"column": "size", "regex": "a", "group": 1}}, "has groups 0 to 0"),
         ({"flatten": {"column": "doc", "fields": {"a": "$["}}}, "a: "),
+        ({"flatten": {"column": "doc", "fields": {"doc": "$.a", "b": "$.b"}}}, "take the document's place"),
         ({"flatten": {"column": "doc", "fields": {"a": {"path": "$", "type": "binary"}}}}, "cannot be cast"),
         ({"derive": {"a": "lower(doc)"}}, "needs a string"),
         ({"derive": {"a": "doc = doc"}}, "documents have no order"),

@@ -188,6 +188,9 @@ def test_two_checks_of_one_name_are_refused_with_the_fix() -> None:
         ({"min": 0}, "say column: and what its values must be, or condition:"),
         ({"column": "amount", "condition": "true"}, "say column:"),
         ({"condition": "true", "min": 0}, "min: is a column's"),
+        ({"column": "amount", "min": 2, "max": 1}, "min: 2 is above max: 1."),
+        ({"column": "name", "min_length": 2, "max_length": 1}, "min_length: 2 is above max_length: 1."),
+        ({"column": "amount", "min": NAN}, "NaN bounds nothing"),
         ({"column": "amount", "min": 0, "severity": "error"}, "'warn', 'reject' or 'fail'"),
     ],
 )

@@ -13,6 +13,30 @@ from featurestore.contracts import EntityWrite
 from featurestore.keys import encode_key, shard_of
 from featurestore.types import INT64
 
+SCORED = """
+kind: Entity
+name: customer
+---
+kind: Source
+name: orders
+event_time: at
+event_id: id
+schema: {id: string, customer: string, at: timestamp, amount: float64, n: int64}
+batch: {kind: csv, path: "*.csv"}
+---
+kind: FeatureSet
+name: spending
+entities: [customer]
+source: orders
+history: all
+aggregations: [{column: amount, functions: [sum], windows: [1d]}]
+---
+kind: FeatureVector
+name: scored
+base: spending
+features: [spending.*]
+"""
+
 
 def test_equal_stores_are_equal_over_thousands_of_values(tmp_path):
     with open_project(tmp_path, a=payments(500)) as store:
@@ -99,6 +123,20 @@ def test_sums_that_their_columns_type_cannot_hold_are_compared_too(tmp_path):
         found = store.verify("risk", sample=200)
         assert found.is_equal, str(found)
         assert found.largest_deviation > 0.0, "or nothing was to be tolerated"
+
+
+def test_base_rows_of_a_csv_file_which_holds_text_alone_are_asked_for_typed(tmp_path):
+    (tmp_path / "featurestore.yaml").write_text("project: shop\n")
+    (tmp_path / "specs.yaml").write_text(SCORED)
+    lines = ["id,customer,at,amount,n"]
+    lines += [f"{i},{i % 2},2026-03-01T00:00:0{i}Z,{i}.5,{i}" for i in range(8)]
+    (tmp_path / "orders.csv").write_text("\n".join(lines))
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.ingest("orders")
+        found = store.verify("scored", sample=100)
+        assert found.is_equal
+        assert found.compared > 0
 
 
 def _now():

@@ -10,6 +10,7 @@ import typer
 from featurestore.cli.application import verb
 from featurestore.cli.rows import read_raw_rows
 from featurestore.cli.session import Session
+from featurestore.compiler import StepsNotFitted
 from featurestore.errors import RequestError
 
 _PANEL = "Fill"
@@ -146,6 +147,9 @@ def _named(session: Session, names: list[str] | None) -> list[str]:
         return names
     found = [plan.name for plan in session.store.catalog.live_sets() if plan.source.batch is not None]
     if not found:
+        for waiting in session.store.compiled().unfitted.values():
+            if isinstance(waiting, StepsNotFitted):
+                raise waiting
         raise RequestError("No applied feature set has a batch source.", hint="Run: featurestore apply")
     return list(dict.fromkeys(found))
 

@@ -47,7 +47,8 @@ def run_cases(
     for case in report:
         _show(session, case)
     if not report.cases:
-        console.warn("There are no cases; write some below tests: in a spec file.")
+        none = "There are no cases; write some below tests: in a spec file."
+        console.warn(none if match is None else f"There are no cases whose name holds '{match}'.")
     console.line(str(report))
     if not report.passed:
         raise typer.Exit(failures.NO)

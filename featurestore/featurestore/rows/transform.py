@@ -84,13 +84,14 @@ def _sources(plan: SetPlan, kept: pl.DataFrame) -> int:
 def _stepped(plan: SetPlan, rows: pl.DataFrame, checks: dict[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows that the steps keep and those that they reject, and count what checks find.
 
-    No filter, check or unknown value holds a deletion back.
+    Of a deletion only the keys are read, so no other step holds it back.
     """
     if DELETED not in rows.columns or not rows[DELETED].any():
         return run(plan.steps, rows, checks)
+    ops = lenient(plan.steps.ops, [key.column for key in plan.keys])
     parts = [
         run(plan.steps, rows.filter(~rows[DELETED]), checks),
-        run(replace(plan.steps, ops=lenient(plan.steps.ops)), rows.filter(rows[DELETED])),
+        run(replace(plan.steps, ops=ops), rows.filter(rows[DELETED])),
     ]
     kept, refused = (pl.concat(frames) for frames in zip(*parts, strict=True))
     return kept.sort(PARTITION, SEQUENCE), refused.sort(PARTITION, SEQUENCE)

@@ -126,7 +126,7 @@ def _describe(
         fields = _fields(_model_at(model, path[:-1]))
         return f"there is no field '{path[-1]}'.", did_you_mean(str(path[-1]), fields) if fields else None
     if kind == "missing" and isinstance(path[-1], int):
-        return f"value {path[-1] + 1} is missing.", None
+        return f"item {path[-1] + 1} is missing.", None
     if kind == "missing":
         return f"'{path[-1]}:' is missing.", None
     if kind == "string_pattern_mismatch":

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, RootModel
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    RootModel,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from featurestore.errors import did_you_mean
@@ -20,6 +28,16 @@ if TYPE_CHECKING:
 
 NAME = r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*$"
 ColumnName = Annotated[str, Field(pattern=NAME)]
+
+
+def _ordered(bound: int | float | str) -> int | float | str:
+    if bound != bound:
+        raise ValueError("NaN bounds nothing.")
+    return bound
+
+
+Bound = Annotated[int | float | str, AfterValidator(_ordered)]
+"""A constant that others are below or above; text for times."""
 Scalar = str | int | float | bool | None
 """A constant as YAML has it. Dates and timestamps are text."""
 

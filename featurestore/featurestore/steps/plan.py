@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featurestore.expressions import Call, Expression
+from featurestore.expressions import Call, Expression, Literal
+from featurestore.expressions.functions import may_overflow
 from featurestore.types import Field
 
 
@@ -125,13 +126,39 @@ class StepPlan:
         return any(isinstance(op, Explode) for op in self.ops)
 
 
-def lenient(ops: Sequence[Operation]) -> tuple[Operation, ...]:
-    """Return the operations for deletions: no filter, no check and no unknown value holds one back."""
-    return tuple(
-        replace(op, expression=_taking_all(op.expression)) if isinstance(op, Assign) else op
-        for op in ops
-        if not isinstance(op, (Filter, Check))
-    )
+def lenient(ops: Sequence[Operation], keys: Collection[str]) -> tuple[Operation, ...]:
+    """Return the operations for deletions, of which only the columns `keys` are read.
+
+    No filter, no check and no unknown value holds one back. What else may refuse a row, a number that leaves
+    its type or the author's function, is left out where no key comes of it: its columns are null.
+    """
+    read = set(keys)
+    kept: list[Operation] = []
+    for op in reversed(ops):
+        if isinstance(op, Assign):
+            expression = _taking_all(op.expression)
+            if op.name in read:
+                read = read - {op.name} | expression.columns
+            elif may_overflow(expression):
+                expression = Literal(expression.type, None)
+            kept.append(replace(op, expression=expression))
+        elif isinstance(op, Rename):
+            before = {new: old for old, new in op.names}
+            read = {before.get(name, name) for name in read}
+            kept.append(op)
+        elif isinstance(op, (Python, Join)):
+            made = {field.name for field in op.outputs}
+            if read & made:
+                read = read - made | {
+                    field.name for field in (op.inputs if isinstance(op, Python) else op.on)
+                }
+            elif isinstance(op, Python):
+                kept += [Assign(field.name, Literal(field.type, None), "") for field in reversed(op.outputs)]
+                continue
+            kept.append(op)
+        elif isinstance(op, Explode):
+            kept.append(op)
+    return tuple(reversed(kept))
 
 
 def _taking_all(expression: Expression) -> Expression:

@@ -53,6 +53,13 @@ def read(
     frame = _frame(name)
     by = [column for _, column in on]
     given = list(columns) if columns is not None else [c for c in frame.columns if c not in by]
+    if not given:
+        raise SpecError(
+            f"'{name}' gives no column: all are in on:.",
+            hint="Name those that it gives in columns:, with a prefix: where their names are taken.",
+        )
+    if len(set(given)) < len(given):
+        raise SpecError(f"columns: names a column of '{name}' twice.")
     for column in (*by, *given, *types):
         if column not in frame.columns:
             raise SpecError(f"'{name}' has no column '{column}'.", hint=did_you_mean(column, frame.columns))
@@ -61,7 +68,7 @@ def read(
     values = [_typed(name, frame[column], kind) for column, kind in zip(given, kinds, strict=True)]
     rows: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for number, (key, found) in enumerate(
-        zip(zip(*keys, strict=True), zip(*values, strict=True) if values else (), strict=True), start=1
+        zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True), start=1
     ):
         if None in key:
             continue

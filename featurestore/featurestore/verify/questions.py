@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import instants, plans, tables
 from featurestore.environment import Environment
 from featurestore.errors import OperatorError, SpecError
-from featurestore.plans import SetPlan, VectorPlan
+from featurestore.plans import SetPlan, SourcePlan, VectorPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -149,7 +149,7 @@ class Questions:
             if batch is not None:
                 frame = pl.from_arrow(batch)
                 assert isinstance(frame, pl.DataFrame)
-                frames.append(frame)
+                frames.append(_typed(base.source, frame))
         return pl.concat(frames, how="diagonal_relaxed") if frames else None
 
     def _from_landing(self, base: SetPlan) -> pl.DataFrame | None:
@@ -159,3 +159,11 @@ class Questions:
             return None
         columns = [f.name for f in base.source.schema]
         return landing.lazy(snapshot, columns, schema=base.source.schema).head(50_000).collect()
+
+
+def _typed(source: SourcePlan, raw: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that the door admits, typed, as a request has them: a file may hold text alone."""
+    from featurestore.rows.door import admit
+
+    rows = admit(source, raw, now=instants.now()).rows
+    return raw[rows[plans.SEQUENCE].to_list()].with_columns(rows[f.name] for f in source.schema)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from featurestore.errors import SpecError
 from featurestore.expressions import Column, Expression, Literal
 from featurestore.expressions.build import call, constant
-from featurestore.steps.base import ColumnName, Example, Parameters, Scalar
+from featurestore.steps.base import Bound, ColumnName, Example, Parameters, Scalar
 from featurestore.steps.compiler import Scope
 from featurestore.types import INT64
 
@@ -38,7 +38,7 @@ class Bin(Parameters):
     )
 
     column: ColumnName
-    edges: Annotated[tuple[int | float | str, ...], Field(min_length=1, description="Rising.")] | None = None
+    edges: Annotated[tuple[Bound, ...], Field(min_length=1, description="Rising.")] | None = None
     quantiles: Annotated[int, Field(ge=2, le=1000)] | None = Field(
         None, description="Into how many intervals of equally many values, fitted; in place of edges."
     )

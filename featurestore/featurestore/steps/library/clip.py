@@ -9,7 +9,7 @@ from pydantic import Field
 from featurestore.errors import SpecError
 from featurestore.expressions import Expression
 from featurestore.expressions.build import call
-from featurestore.steps.base import ColumnName, Example, Parameters
+from featurestore.steps.base import Bound, ColumnName, Example, Parameters
 from featurestore.steps.compiler import Scope
 
 
@@ -25,8 +25,8 @@ class Clip(Parameters):
     )
 
     column: ColumnName
-    min: int | float | str | None = Field(None, description="The least value; text for times.")
-    max: int | float | str | None = Field(None, description="The greatest value; text for times.")
+    min: Bound | None = Field(None, description="The least value; text for times.")
+    max: Bound | None = Field(None, description="The greatest value; text for times.")
     into: ColumnName | None = None
 
     def compile(self, scope: Scope) -> None:

@@ -110,6 +110,11 @@ class Flatten(Parameters):
         """Assign each field."""
         column = scope.column(self.column)
         for name, field in self.fields.items():
+            if name == self.column:
+                raise SpecError(
+                    f"The field '{name}' would take the document's place.",
+                    hint="Name it otherwise; rename it after.",
+                )
             path, kind = (field, "string") if isinstance(field, str) else (field.path, field.type)
             try:
                 scope.assign(name, at_path(column, path, kind))

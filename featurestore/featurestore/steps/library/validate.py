@@ -11,7 +11,7 @@ from featurestore.errors import SpecError
 from featurestore.expressions import Column, Expression
 from featurestore.expressions.build import call, cast, constant
 from featurestore.expressions.functions.casts import castable
-from featurestore.steps.base import NAME, ColumnName, Example, Parameters
+from featurestore.steps.base import NAME, Bound, ColumnName, Example, Parameters
 from featurestore.steps.compiler import Scope
 from featurestore.types import STRING, DataType
 
@@ -43,8 +43,8 @@ class Validate(Parameters):
     column: ColumnName | None = None
     not_null: bool | None = Field(None, description="true: null is wrong; false: null is of every type.")
     type: str | None = Field(None, description="The type that a text spells, or that a number fits.")
-    min: int | float | str | None = Field(None, description="The least value; text for times.")
-    max: int | float | str | None = Field(None, description="The greatest value; text for times.")
+    min: Bound | None = Field(None, description="The least value; text for times.")
+    max: Bound | None = Field(None, description="The greatest value; text for times.")
     min_length: Annotated[int, Field(ge=0)] | None = Field(None, description="The fewest code points.")
     max_length: Annotated[int, Field(ge=0)] | None = Field(None, description="The most code points.")
     regex: str | None = Field(None, description="What the whole text has to fit.")
@@ -67,6 +67,10 @@ class Validate(Parameters):
         said = [rule for rule in rules if getattr(self, rule) is not None and rule != "not_null"]
         if self.column is not None and not said and not self.not_null:
             raise ValueError("say what must hold: not_null, type, min, max, regex, allowed, …")
+        for low, high in (("min", "max"), ("min_length", "max_length")):
+            least, most = getattr(self, low), getattr(self, high)
+            if isinstance(least, (int, float)) and isinstance(most, (int, float)) and least > most:
+                raise ValueError(f"{low}: {least} is above {high}: {most}.")
         return self
 
     def compile(self, scope: Scope) -> None:
