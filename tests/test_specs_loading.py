@@ -290,7 +290,7 @@ MISTAKES = {
     "a point of one number": (
         "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nsteps:\n"
         "  - haversine: {from: [a], to: [0, 0], into: km}\n",
-        "a.yaml:6: steps[0].haversine.from: value 2 is missing.",
+        "a.yaml:6: steps[0].haversine.from: item 2 is missing.",
     ),
     "a point of three numbers": (
         "kind: FeatureSet\nname: s\nentities: [e]\nsource: p\nsteps:\n"
