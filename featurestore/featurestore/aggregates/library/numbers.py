@@ -282,8 +282,8 @@ FUNCTIONS = (
         name="approx_percentile",
         doc=(
             "About the value at rank floor(p (n - 1)) of the values in ascending order, counted from 0, as"
-            " float64: `percentile:` is p, 0.5 the median, 0 and 1 exactly the least and the greatest. NaN where"
-            " one is NaN. The same for the same values, whatever their order."
+            " float64: `percentile:` is p, 0.5 the median, 0 and 1 exactly the least and the greatest. NaN"
+            " where one is NaN. The same for the same values, whatever their order."
         ),
         empty=EMPTY_NULL,
         takes=NUMBERS,
