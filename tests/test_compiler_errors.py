@@ -418,7 +418,8 @@ def test_all_mistakes_of_all_objects_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_feature_named_as_a_key_of_the_label_is_refused(tmp_path: Path) -> None:
     text = (
-        "kind: FeatureSet\nname: shops\nentities: [shop]\nsource: payments\nsteps: [{select: [amount]}]\n---\n"
+        "kind: FeatureSet\nname: shops\nentities: [shop]\nsource: payments\n"
+        "steps: [{select: [amount]}]\n---\n"
     ) + vector("features: [spending.shop]\nlabel: shops.amount\n")
     assert "features: 'shop' is the name of a key of the label as well." in str(errors(tmp_path, text))
 

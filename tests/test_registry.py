@@ -96,7 +96,7 @@ def test_an_unknown_reference_names_the_nearest(registry: Registry, reference: s
 
 def test_none_applied_of_a_kind_says_where_what_waits_is_told(registry: Registry) -> None:
     registry.apply("fraud", [new(SET, "payments", A1)], saw={})
-    with pytest.raises(RequestError, match="no FeatureVector 'risk'.*featurestore plan says what waits"):
+    with pytest.raises(RequestError, match=r"no FeatureVector 'risk'.*featurestore plan says what waits"):
         registry.resolve("fraud", "FeatureVector", "risk")
 
 
