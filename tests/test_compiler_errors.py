@@ -416,6 +416,14 @@ def test_all_mistakes_of_all_objects_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_feature_named_as_a_key_of_the_label_is_refused(tmp_path: Path) -> None:
+    text = (
+        "kind: FeatureSet\nname: shops\nentities: [shop]\nsource: payments\n"
+        "steps: [{select: [amount]}]\n---\n"
+    ) + vector("features: [spending.shop]\nlabel: shops.amount\n")
+    assert "features: 'shop' is the name of a key of the label as well." in str(errors(tmp_path, text))
+
+
 def test_an_ambiguous_feature_in_derive_is_refused_with_the_names_to_use(tmp_path: Path) -> None:
     text = vector(
         "features:\n  - {set: spending, features: [amount], keys: {customer: payer}, as: payer_*}\n"

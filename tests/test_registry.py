@@ -94,6 +94,12 @@ def test_an_unknown_reference_names_the_nearest(registry: Registry, reference: s
         registry.resolve("fraud", SET, reference)
 
 
+def test_none_applied_of_a_kind_says_where_what_waits_is_told(registry: Registry) -> None:
+    registry.apply("fraud", [new(SET, "payments", A1)], saw={})
+    with pytest.raises(RequestError, match=r"no FeatureVector 'risk'.*featurestore plan says what waits"):
+        registry.resolve("fraud", "FeatureVector", "risk")
+
+
 def test_nothing_applied_says_how_to_apply(registry: Registry) -> None:
     with pytest.raises(RequestError, match=r"Nothing is applied in project 'fraud'.*featurestore apply"):
         registry.resolve("fraud", SET, "payments")

@@ -94,6 +94,13 @@ def test_a_bad_row_fails_alone_and_says_why(service: Service) -> None:
     assert "Did you mean 'customer'?" in fourth
 
 
+def test_an_input_that_does_not_fit_is_named(service: Service) -> None:
+    raw = {"id": "new", "customer": "C1", "at": "2024-11-20T10:00:00Z", "amount": 1.5}
+    rows = [{**raw, "channel": 5}, {**raw, "channel": "web"}]
+    answer = service.online({"vector": "scored", "rows": rows}).json()
+    assert answer["errors"] == ["channel: 5 is no string", None]
+
+
 def test_each_row_may_have_its_own_instant(service: Service) -> None:
     body = {
         "features": ["spending.units", "spending.count_1h"],

@@ -291,6 +291,7 @@ class _Builder:
         taken = dict.fromkeys(self.inputs, "an input")
         if self.base is None:
             taken |= {column: "a key of the request" for lookup in lookups for column in lookup.given_keys}
+            taken |= dict.fromkeys(label.keys if label else (), "a key of the label")
         for name in self.outputs:
             if name in taken:
                 message = f"features: '{name}' is the name of {taken[name]} as well."

@@ -198,7 +198,12 @@ def _unknown(connection: sa.Connection, project: str, kind: str, name: str) -> U
             f"Nothing is applied in project '{project}', so there is no {kind} '{name}'.",
             hint="Run: featurestore apply",
         )
-    return UnknownName(f"There is no {kind} '{name}' in project '{project}'.", hint=did_you_mean(name, known))
+    hint = (
+        did_you_mean(name, known)
+        if known
+        else "None is applied; featurestore plan says what waits for a fit."
+    )
+    return UnknownName(f"There is no {kind} '{name}' in project '{project}'.", hint=hint)
 
 
 def history(connection: sa.Connection, project: str, kind: str | None, name: str | None) -> list[Version]:
