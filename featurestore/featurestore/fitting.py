@@ -116,6 +116,11 @@ def _fit_vector(
     result: dict[str, dict[str, Any]] = {}
     for need in needs:
         fitted = _statistic(values[need.output], types[need.output], need.statistic)
+        if fitted is None:
+            raise RequestError(
+                f"There is nothing to fit: '{need.output}' of '{name}' has no value.",
+                hint="Ingest rows that have one, or give --until or --rows otherwise.",
+            )
         result.setdefault(need.output, {})[need.statistic] = fitted
     environment.registry.record_fit(
         environment.project, "FeatureVector", name, plan.fingerprint, until, result
@@ -137,10 +142,10 @@ def _unfitted(compiled: CompiledProject, name: str) -> tuple[VectorPlan, tuple[F
 
 
 def _statistic(values: pl.Series, kind: DataType, statistic: str) -> Any:
-    """Return a statistic of the values that are there, as a row value; None where there are none."""
+    """Return a statistic of the values, null, NaN and infinities aside, as a row value; None of none."""
     values = values.drop_nulls()
     if kind.is_float:
-        values = values.drop_nans()
+        values = values.filter(values.is_finite())
     if kind.name in ("timestamp", "date"):
         values = values.to_physical()
     if not len(values):
