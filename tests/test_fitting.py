@@ -493,3 +493,23 @@ def test_a_fitted_step_that_makes_no_sense_is_refused(tmp_path, step, message):
     with project(tmp_path, step) as store, pytest.raises(SpecErrors) as caught:
         store.plan()
     assert message in str(caught.value)
+
+
+def test_a_vectors_imputes_leave_nan_and_infinities_out_as_steps_do(tmp_path):
+    (tmp_path / "featurestore.yaml").write_text("project: shop\n")
+    (tmp_path / "specs.yaml").write_text(
+        "kind: Entity\nname: home\n---\n"
+        "kind: Source\nname: listings\nevent_time: at\n"
+        'schema: {home: string, at: timestamp, area: float64}\nbatch: {kind: csv, path: "*.csv"}\n---\n'
+        "kind: FeatureSet\nname: listing\nentities: [home]\nsource: listings\n---\n"
+        "kind: FeatureVector\nname: known\nbase: listing\nfeatures: [listing.area]\nimpute: {area: $mean}\n"
+    )
+    areas = ["1.0", "inf", "nan", "", "4.0"]
+    lines = ["home,at,area", *(f"H{i},2026-03-01T00:00:00Z,{area}" for i, area in enumerate(areas))]
+    (tmp_path / "listings.csv").write_text("\n".join(lines))
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.ingest("listing")
+        assert store.fit("known") == {"area": {"mean": 2.5}}
+        with pytest.raises(RequestError, match="'area' of 'known' has no value"):
+            store.fit("known", until="2026-02-01T00:00:00Z")

@@ -117,6 +117,11 @@ def _fit_vector(
     result: dict[str, dict[str, Any]] = {}
     for need in needs:
         fitted = _statistic(values[need.output], types[need.output], need.statistic)
+        if fitted is None:
+            raise RequestError(
+                f"There is nothing to fit: '{need.output}' of '{name}' has no value.",
+                hint="Ingest rows that have one, or give --until or --rows otherwise.",
+            )
         result.setdefault(need.output, {})[need.statistic] = fitted
     environment.registry.record_fit(
         environment.project, "FeatureVector", name, plan.fingerprint, until, result
