@@ -69,7 +69,14 @@ def test_a_demo_that_is_interrupted_while_it_streams_stops_what_it_started(
     """Ctrl-C and SIGTERM end the streams, the servers and the temporary folder."""
     command = [sys.executable, "-u", str(DEMO), *SMALL, "--engine", "local"]
     told = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # what a shell starts in the background ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         try:
             assert running.stdout is not None
             for line in running.stdout:

@@ -124,7 +124,8 @@ def _facts(plan: SetPlan, log: Sequence[Row], *, belongs: bool = True) -> list[R
     """Return a set's rows of a log as the oracle reads them; without `belongs`, also those of no entity."""
     source = plan.source
     steps = _steps(plan.steps)
-    for_deletions = _steps(replace(plan.steps, ops=lenient(plan.steps.ops)))  # no step holds one back
+    keys = [key.column for key in plan.keys]
+    for_deletions = _steps(replace(plan.steps, ops=lenient(plan.steps.ops, keys)))  # no step holds one back
     made = []
     for row in log:
         deleted = source.deleted is not None and _closure(source.deleted)(row) is True
