@@ -12,7 +12,7 @@ import pytest
 from payments_project import CONFIG, make_project
 
 from featurestore import FeatureStore
-from featurestore.errors import SpecError
+from featurestore.errors import RequestError, SpecError
 from featurestore.instants import from_datetime
 from featurestore.specs.problems import SpecErrors
 
@@ -103,13 +103,20 @@ def test_the_mode_of_any_type_is_fitted(tmp_path: Path) -> None:
         }
 
 
-def test_statistics_stay_within_their_type_and_leave_infinities_out(tmp_path: Path) -> None:
-    with a_store(tmp_path, "{big: $mean, price: $max, ratio: $max}") as store:
-        applied_and_fitted(store, rows(ratio=float("inf")))
+def test_statistics_stay_within_their_type(tmp_path: Path) -> None:
+    with a_store(tmp_path, "{big: $mean, price: $max}") as store:
+        applied_and_fitted(store, rows())
         found = imputed(store)
         assert found["big"] == 2**64 - 1, "its float is 2**64"
         assert found["price"] == Decimal("1.25")
-        assert found["ratio"] is None, "nothing finite was there to fit"
+
+
+def test_infinities_are_left_out_of_a_fit(tmp_path: Path) -> None:
+    with (
+        a_store(tmp_path, "{ratio: $max}") as store,
+        pytest.raises(RequestError, match="'ratio' of 'filled' has no value"),
+    ):
+        applied_and_fitted(store, rows(ratio=float("inf")))
 
 
 def applied_and_fitted(store: FeatureStore, given: pl.DataFrame) -> None:

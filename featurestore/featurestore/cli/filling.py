@@ -10,7 +10,6 @@ import typer
 from featurestore.cli.application import verb
 from featurestore.cli.rows import read_raw_rows
 from featurestore.cli.session import Session
-from featurestore.compiler import StepsNotFitted
 from featurestore.errors import RequestError
 
 _PANEL = "Fill"
@@ -145,6 +144,8 @@ def _named(session: Session, names: list[str] | None) -> list[str]:
     """Return the names that were given; for none, or for `all`, every set that has a batch half."""
     if names and names != ["all"]:
         return names
+    from featurestore.compiler import StepsNotFitted
+
     found = [plan.name for plan in session.store.catalog.live_sets() if plan.source.batch is not None]
     if not found:
         for waiting in session.store.compiled().unfitted.values():
