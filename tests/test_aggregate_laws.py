@@ -22,6 +22,7 @@ from featurestore.aggregates import (
     collected,
     moments,
     plain_values,
+    ranges,
     result_type,
     states,
     timed,
@@ -43,8 +44,7 @@ def by_trees(yes: bool) -> Iterator[None]:
         if yes:
             patch.setattr(states, "_SMALL", 0)
             patch.setattr(collected, "_MERGES", 0)
-            for module in (collected, moments, timed):
-                patch.setattr(module, "_OVERLAP", 0)
+            patch.setattr(ranges, "OVERLAP", 0)
         yield
 
 

@@ -18,11 +18,10 @@ from featurestore.errors import SpecError
 from featurestore.expressions import Call, Expression
 from featurestore.expressions.functions import FUNCTIONS
 from featurestore.expressions.parser import parse
-from featurestore.expressions.rules import integer_bounds
 from featurestore.expressions.to_polars import to_polars
 from featurestore.instants import ALWAYS, DAY, LAST
 from featurestore.json_documents import of_value
-from featurestore.types import DataType
+from featurestore.types import DataType, integer_bounds
 
 NUMBERS = ["int64", "int8", "uint64", "float64", "float32", "decimal(10,2)"]
 INTEGER_TYPES = ["int8", "uint8", "int32", "int64", "uint64"]

@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from featurestore.instants import ALWAYS, LAST, parse_instant
-from featurestore.types import DataType
+from featurestore.types import DataType, integer_bounds
 
 SHARDS = 256
 
@@ -39,9 +39,7 @@ def cast_key(value: Any, kind: DataType) -> Any:
         if is_whole or (isinstance(value, Decimal) and value == value.to_integral_value()):
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            bits = int(kind.name.lstrip("uint"))
-            low = 0 if kind.name[0] == "u" else -(2 ** (bits - 1))
-            high = low + 2**bits - 1
+            low, high = integer_bounds(kind)
             if low <= value <= high:
                 return value
     elif (

@@ -81,6 +81,11 @@ class Input:
     value: Any
 
 
+def seen_until(t: Instants, left_closed: bool) -> Instants:
+    """Return the event time before which rows are visible at `t`: one instant, or a numpy array of them."""
+    return t if left_closed else t + 1
+
+
 @dataclass(frozen=True)
 class Window:
     """`(t - width, t]`, or `[t - width, t)` where left-closed; microseconds (DESIGN 3.5).
@@ -101,7 +106,7 @@ class Window:
         t = t - self.offset
         if self.width is None:
             low = t * 0 + BEGINNING
-            return (low, t) if self.left_closed else (low, t + 1)
+            return low, seen_until(t, self.left_closed)
         low = t - self.width
         if self.granularity is not None:
             low = low // self.granularity * self.granularity

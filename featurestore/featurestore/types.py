@@ -178,3 +178,9 @@ class Field:
 
     name: str
     type: DataType
+
+
+def integer_bounds(kind: DataType) -> tuple[int, int]:
+    """Return the least and the greatest value of an integer type."""
+    bits = int(kind.name.lstrip("uint"))
+    return (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

@@ -20,7 +20,6 @@ from featurestore.aggregates.states import is_small
 Items = tuple[Any, ...]
 
 _NAN = float("nan")
-_OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows may be cheaper
 _MERGES = 16  # of states, about as many as a range costs in a tree
 
 
@@ -38,7 +37,7 @@ class Collected:
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         items = values.tolist()
         total = int(np.maximum(high - low, 0).sum())
-        overlap = not is_small(low, high) and total > _OVERLAP * (len(values) + 16 * len(low))
+        overlap = not is_small(low, high) and ranges.overlap(total, len(values), len(low))
         if overlap and total > _MERGES * self.width(items) * len(low):
             rows = object_array([self.collect([item]) for item in items])
             return ranges.fold((rows,), low, high, self.merge, self.empty)
@@ -90,9 +89,7 @@ class LastK(Collected):
         self.name = f"last_k:{k}"
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        starts = np.maximum(low, high - self.k)
-        pairs = zip(starts.tolist(), high.tolist(), strict=True)
-        return (object_array([tuple(values[i:j].tolist()) for i, j in pairs]),)
+        return _kept(values, np.maximum(low, high - self.k), high)
 
     def join(self, a: Items, b: Items) -> Items:
         return (a + b)[-self.k :]
@@ -106,12 +103,16 @@ class FirstK(Collected):
         self.name = f"first_k:{k}"
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
-        ends = np.minimum(high, low + self.k)
-        pairs = zip(low.tolist(), ends.tolist(), strict=True)
-        return (object_array([tuple(values[i:j].tolist()) for i, j in pairs]),)
+        return _kept(values, low, np.minimum(high, low + self.k))
 
     def join(self, a: Items, b: Items) -> Items:
         return (a + b)[: self.k]
+
+
+def _kept(values: Array, low: Array, high: Array) -> Partial:
+    """Return the values of each range [low, high), a state each."""
+    pairs = zip(low.tolist(), high.tolist(), strict=True)
+    return (object_array([tuple(values[i:j].tolist()) for i, j in pairs]),)
 
 
 class ExtremeK(Collected):

@@ -99,3 +99,8 @@ SCALARS = "a column of single values"
 ANYTHING = "any column"
 EMPTY_NULL = "null"
 EMPTY_ZERO = "0"
+
+
+def optional(parts: list[Partial], _: Parameters, __: Array) -> Finished:
+    """Return the values of states that hold one or none: (whether there is one, the value)."""
+    return parts[0][1], parts[0][0]

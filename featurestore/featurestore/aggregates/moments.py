@@ -11,7 +11,6 @@ from featurestore.aggregates.arrays import Array, Partial
 from featurestore.aggregates.carriers import pairs
 from featurestore.aggregates.states import Count, Extreme, Fixed, FloatSum, exact_sums
 
-_OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows is cheaper
 _AT_ONCE = 4_000_000  # rows copied at once
 _NONE = -2000  # the exponent of deviations that are all 0
 
@@ -77,7 +76,7 @@ class CentralMoments(Fixed):
         if rest is None:
             rest = np.zeros(len(values))
         sizes = np.maximum(high - low, 0)
-        if int(sizes.sum()) > _OVERLAP * (len(values) + 16 * len(low)):
+        if ranges.overlap(int(sizes.sum()), len(values), len(low)):
             ones = np.ones(len(values), np.int64)
             odd = np.where(np.isfinite(top), 0.0, np.nan)
             rows = (ones, top + odd, rest, _NONE * ones, odd, odd, odd)

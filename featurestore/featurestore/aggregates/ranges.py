@@ -15,6 +15,15 @@ from featurestore.aggregates.arrays import Array, Partial, put, take
 Merge = Callable[[Partial, Partial], Partial]
 
 
+OVERLAP = 32
+"""How many rows all ranges may hold together, per row there is, before a tree over the rows is cheaper."""
+
+
+def overlap(total: int, rows: int, asked: int) -> bool:
+    """Tell whether so many ranges hold so many rows in all that a tree over the rows is cheaper."""
+    return total > OVERLAP * (rows + 16 * asked)
+
+
 def fold(partial: Partial, low: Array, high: Array, merge: Merge, empty: Callable[[int], Partial]) -> Partial:
     """Return one state per range [low, high) of `partial`, merged left to right.
 

@@ -173,7 +173,7 @@ class Extreme:
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         total = int(np.maximum(high - low, 0).sum())
-        if total > 32 * (len(values) + 16 * len(low)) or (self.kind == "object" and total > _SMALL):
+        if ranges.overlap(total, len(values), len(low)) or (self.kind == "object" and total > _SMALL):
             return ranges.fold((np.ones(len(values), bool), values), low, high, self.merge, self.empty)
         found = low < high
         result = _blank(self.kind, len(low))

@@ -10,7 +10,6 @@ from featurestore.aggregates.carriers import pairs
 from featurestore.aggregates.moments import copied, expand
 from featurestore.aggregates.states import Edge, Fixed
 
-_OVERLAP = 32  # rows in all ranges together per row, beyond which a tree over the rows is cheaper
 _GONE = 4096  # halvings after which nothing is left of any float
 
 
@@ -46,7 +45,7 @@ class Decayed(Fixed):
         assert times is not None
         numbers = pairs(values)[0]
         sizes = np.maximum(high - low, 0)
-        if int(sizes.sum()) > _OVERLAP * (len(values) + 16 * len(low)):
+        if ranges.overlap(int(sizes.sum()), len(values), len(low)):
             rows = (times, numbers, np.ones(len(values)))
             return ranges.fold(rows, low, high, self.merge, self.empty)
         newest, total, weight = self.empty(len(low))

@@ -13,13 +13,12 @@ from featurestore.compiler.columns import column_type, duration, positive
 from featurestore.compiler.sources import condition
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.expressions import Expression
-from featurestore.expressions.rules import integer_bounds
 from featurestore.instants import parse_duration
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.specs.models import LIFETIME, Aggregation, FeatureSet
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
-from featurestore.types import DataType
+from featurestore.types import DataType, integer_bounds
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from featurestore import json_documents
 from featurestore.errors import SpecError, did_you_mean
-from featurestore.expressions.rules import integer_bounds
 from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import parse_instant
-from featurestore.types import DataType, Field
+from featurestore.types import DataType, Field, integer_bounds
 
 EVERY = "*"
 _SPELLED = ("binary", "json")

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from featurestore.expressions.nodes import NULL, Call, Expression, Literal
 from featurestore.expressions.runtime import Overflow, float32, text_to_date, text_to_timestamp, to_decimal
-from featurestore.types import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DataType
+from featurestore.types import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DataType, integer_bounds
 
 Signature = tuple[Sequence[DataType], DataType]
 Rule = Callable[[tuple[Expression, ...]], Signature]
@@ -21,12 +21,6 @@ Rule = Callable[[tuple[Expression, ...]], Signature]
 
 class RuleError(ValueError):
     """Arguments that a function does not take. The parser turns it into a SpecError with the place."""
-
-
-def integer_bounds(kind: DataType) -> tuple[int, int]:
-    """Return the least and the greatest value of an integer type."""
-    bits = int(kind.name.lstrip("uint"))
-    return (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def show_type(argument: Expression) -> str:

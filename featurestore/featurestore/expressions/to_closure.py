@@ -14,8 +14,8 @@ from typing import Any
 from featurestore.expressions import runtime
 from featurestore.expressions.functions import FUNCTIONS, may_overflow, nullable
 from featurestore.expressions.nodes import Call, Column, Expression, Literal, RowRejected
-from featurestore.expressions.rules import integer_bounds
 from featurestore.rows.identity import signed
+from featurestore.types import integer_bounds
 
 _NAMESPACE: dict[str, Any] = {
     name: value for name, value in vars(runtime).items() if callable(value) and not name.startswith("_")

@@ -17,6 +17,7 @@ from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.layout import Layout
 from featurestore.aggregates.states import Extreme
 from featurestore.kernel.rows import EntityRows, concatenate
+from featurestore.plans import seen_until
 
 _PAIRS = 8_000_000  # rows copied at once for queries that have their own
 
@@ -76,7 +77,7 @@ def evaluate(
         starts, ends = window.bounds(instants)
         low, high = search(rows, codes, starts), search(rows, codes, ends)
         if rows.ends and window.offset:  # what ended the entity after the window counts too
-            high = search(rows, codes, _seen(instants, window.left_closed))
+            high = search(rows, codes, seen_until(instants, window.left_closed))
         differs = _hides(rows, low, high, instants) if as_known else np.zeros(len(codes), bool)
         differs[unseen[(starts[unseen] <= instants[unseen]) & (instants[unseen] < ends[unseen])]] = True
         flagged = np.flatnonzero(differs)
@@ -91,11 +92,6 @@ def evaluate(
         answer.expired[rank],
         [(values[rank], found[rank]) for values, found in answer.aggregates],
     )
-
-
-def _seen(instants: Array, left_closed: bool) -> Array:
-    """Return the event times before which rows are visible."""
-    return instants if left_closed else instants + 1
 
 
 def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
@@ -124,7 +120,7 @@ def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
 
 def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> Answer:
     """Answer queries, sorted by code and instant, that see all rows up to their instant."""
-    after = search(rows, codes, _seen(instants, rules.left_closed))
+    after = search(rows, codes, seen_until(instants, rules.left_closed))
     starts = np.searchsorted(rows.codes, codes)
     newest, found = rows.newest(starts, after)
     newest = np.where(found, newest, 0)
@@ -135,6 +131,7 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
     layout = rules.layout
     edges: dict[int, tuple[Array, Array]] = {}
     positions: dict[tuple[int | None, ...], Array] = {}
+    begins: dict[bool, Array] = {}
     for number, window in enumerate(layout.windows):
         low, high = window.bounds(instants)
         width = None if window.width is None else window.width + window.offset
@@ -146,8 +143,10 @@ def _shared(rows: EntityRows, codes: Array, instants: Array, rules: Rules) -> An
             positions[right] = search(rows, codes, high)
         low_at, high_at = positions[left], positions[right]
         if rows.ends:
-            begin = rows.begin(starts, search(rows, codes, _seen(instants, window.left_closed)))
-            low_at = np.minimum(np.maximum(low_at, begin), high_at)
+            closed = window.left_closed
+            if closed not in begins:
+                begins[closed] = rows.begin(starts, search(rows, codes, seen_until(instants, closed)))
+            low_at = np.minimum(np.maximum(low_at, begins[closed]), high_at)
         edges[number] = (low_at, high_at)
     inputs = [column.compressed(rows.times, rows.deleted) for column in rows.inputs]
     cache: dict[tuple[int, int], Partial] = {}
@@ -175,7 +174,7 @@ def _newest_range(rows: EntityRows, codes: Array, instants: Array, rules: Rules)
 
     Where rows retract ids, what is newest may be any row; only a ttl bounds how far back it lies.
     """
-    high = search(rows, codes, _seen(instants, rules.left_closed))
+    high = search(rows, codes, seen_until(instants, rules.left_closed))
     low = high.copy()
     starts = np.searchsorted(rows.codes, codes)
     if rows.deleted is not None and not rows.ends:

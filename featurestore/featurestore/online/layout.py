@@ -16,7 +16,7 @@ from featurestore.aggregates.arrays import Array
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.instants import DAY, MINUTE
-from featurestore.plans import BEGINNING, SetPlan
+from featurestore.plans import BEGINNING, SetPlan, seen_until
 
 FORMAT = 2
 ROOT = b"s"
@@ -74,11 +74,11 @@ class OnlineLayout:
 
     def edges(self, t: int) -> list[int]:
         """Return the distinct instants at which a read at `t` cuts the rows."""
-        edges = {t if self.plan.left_closed else t + 1} if self.has_plain else set()
+        edges = {seen_until(t, self.plan.left_closed)} if self.has_plain else set()
         for window in self.aggregates.windows:
             edges.update(window.bounds(t))
             if self.ends:
-                edges.add(t if window.left_closed else t + 1)
+                edges.add(seen_until(t, window.left_closed))
         edges.discard(BEGINNING)  # before any row, and never within a slice
         return sorted(edges)
 

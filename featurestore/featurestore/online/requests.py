@@ -16,7 +16,7 @@ from featurestore.errors import RequestError
 from featurestore.expressions.runtime import Overflow, to_decimal
 from featurestore.instants import ALWAYS, LAST, from_datetime, parse_instant, to_datetime
 from featurestore.rows.vectors import why_not
-from featurestore.types import DataType, Field
+from featurestore.types import DataType, Field, integer_bounds
 
 _EXACT = 2**53
 """Whole numbers up to this are exact as floats."""
@@ -79,9 +79,8 @@ def _whole(value: Any, kind: DataType, _: str | None) -> int:
         value = int(number)
     if not isinstance(value, int) or isinstance(value, bool):
         raise _refuse(value, kind)
-    bits = int(kind.name.lstrip("uint"))
-    low, high = (0, 2**bits) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    if not low <= value < high:
+    low, high = integer_bounds(kind)
+    if not low <= value <= high:
         raise _refuse(value, kind)
     return value
 

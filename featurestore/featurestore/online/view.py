@@ -19,7 +19,7 @@ from featurestore.instants import format_instant
 from featurestore.online import nodes
 from featurestore.online.layout import ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
-from featurestore.plans import Window
+from featurestore.plans import Window, seen_until
 
 Segment = tuple[Node, int, int]
 """Rows of a leaf, or tiles of a directory, from one number up to another."""
@@ -50,7 +50,7 @@ class EntityView:
 
     def newest(self) -> tuple[int, bytes] | None:
         """Return the event time and the packed features of the newest row at `t`."""
-        high = self.t if self._layout.plan.left_closed else self.t + 1
+        high = seen_until(self.t, self._layout.plan.left_closed)
         root = self._node(ROOT)
         return None if root is None else self._newest(root, -1, high)[0]
 
@@ -60,7 +60,7 @@ class EntityView:
         found = list(self.segments(low, high))
         if not self._layout.ends:
             return found
-        seen = self.t if window.left_closed else self.t + 1
+        seen = seen_until(self.t, window.left_closed)
         if high < seen and any(_end(*segment) is not None for segment in self.segments(high, seen)):
             return []
         for number in range(len(found) - 1, -1, -1):

@@ -26,7 +26,7 @@ from featurestore.instants import format_instant
 from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
 from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
 from featurestore.rows.vectors import why_not
-from featurestore.types import JSON, DataType, Field
+from featurestore.types import JSON, DataType, Field, integer_bounds
 
 _KINDS = {
     str: "text",
@@ -185,11 +185,6 @@ def _decoder(schema: tuple[Field, ...], epoch: str | None) -> _Decoder:
     return _Decoder(schema, epoch)
 
 
-def _bounds(kind: DataType) -> tuple[int, int]:
-    bits = int(kind.name.lstrip("uint"))
-    return (0, 2**bits - 1) if kind.name[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
 def _optional(kind: DataType, epoch: str | None) -> Any:
     """Return the struct's type of a value that may be null, which raw JSON says by itself."""
     plain = _json_type(kind, epoch)
@@ -198,7 +193,7 @@ def _optional(kind: DataType, epoch: str | None) -> Any:
 
 def _json_type(kind: DataType, epoch: str | None) -> Any:
     if kind.is_integer:
-        low, high = _bounds(kind)
+        low, high = integer_bounds(kind)
         return Annotated[int, msgspec.Meta(ge=low, le=min(high, 2**63 - 1))]
     if kind == JSON:
         return msgspec.Raw
@@ -236,7 +231,7 @@ def _fit(value: Any, kind: DataType, epoch: str | None) -> tuple[Any, str]:
             if not (value.is_integer() and abs(value) <= _EXACT):
                 return None, "bad_value"
             value = int(value)
-        low, high = _bounds(kind)
+        low, high = integer_bounds(kind)
         return value, "" if low <= value <= high else "bad_value"
     if kind.name == "vector" and isinstance(value, list):
         assert kind.item is not None

@@ -21,6 +21,7 @@ from featurestore.aggregates.function import (
     Parameters,
     is_number,
     is_scalar,
+    optional,
 )
 from featurestore.aggregates.states import State
 from featurestore.types import FLOAT64, INT64, DataType
@@ -132,10 +133,6 @@ def _kurtosis(parts: list[Partial], _: Parameters, __: Array) -> Finished:
     return np.where(equal, 0.0, value), found
 
 
-def _optional(parts: list[Partial], _: Parameters, __: Array) -> Finished:
-    return parts[0][1], parts[0][0]
-
-
 def _percentile(parts: list[Partial], told: Parameters, _: Array) -> Finished:
     assert told.percentile is not None
     share = Fraction(str(told.percentile))
@@ -231,7 +228,7 @@ FUNCTIONS = (
         accepts=is_scalar,
         states=_extreme(False),
         result=lambda told: told.column,
-        finish=_optional,
+        finish=optional,
         example=Example((2, 6, 10), 2),
     ),
     Function(
@@ -242,7 +239,7 @@ FUNCTIONS = (
         accepts=is_scalar,
         states=_extreme(True),
         result=lambda told: told.column,
-        finish=_optional,
+        finish=optional,
         example=Example((2, 6, 10), 10),
     ),
     *_variances(),

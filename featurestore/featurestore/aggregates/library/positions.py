@@ -21,6 +21,7 @@ from featurestore.aggregates.function import (
     Parameters,
     is_anything,
     is_scalar,
+    optional,
 )
 from featurestore.aggregates.library.numbers import total_type
 from featurestore.aggregates.states import State
@@ -29,10 +30,6 @@ from featurestore.types import INT64, DataType
 _K = {"k": None}
 _STEPS = {"k": 1}
 _MICROSECONDS = 1_000_000
-
-
-def _optional(parts: list[Partial], _: Parameters, __: Array) -> Finished:
-    return parts[0][1], parts[0][0]
 
 
 def _listed(parts: list[Partial], _: Parameters, __: Array) -> Finished:
@@ -106,7 +103,7 @@ FUNCTIONS = (
         accepts=is_anything,
         states=_edge(False),
         result=lambda told: told.column,
-        finish=_optional,
+        finish=optional,
         example=Example((2, 6, 10), 2),
     ),
     Function(
@@ -117,7 +114,7 @@ FUNCTIONS = (
         accepts=is_anything,
         states=_edge(True),
         result=lambda told: told.column,
-        finish=_optional,
+        finish=optional,
         example=Example((2, 6, 10), 10),
     ),
     Function(

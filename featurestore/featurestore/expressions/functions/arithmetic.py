@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression, Literal
-from featurestore.expressions.rules import arithmetic, floats, integer_bounds
-from featurestore.types import INT64
+from featurestore.expressions.rules import arithmetic, floats
+from featurestore.types import INT64, integer_bounds
 
 if TYPE_CHECKING:
     import polars as pl

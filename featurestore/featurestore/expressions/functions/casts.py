@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from featurestore.expressions import runtime
 from featurestore.expressions.functions.base import Example, Function
 from featurestore.expressions.nodes import Call, Expression
-from featurestore.expressions.rules import RuleError, Signature, integer_bounds
+from featurestore.expressions.rules import RuleError, Signature
 from featurestore.instants import DAY
-from featurestore.types import JSON, STRING, DataType
+from featurestore.types import JSON, STRING, DataType, integer_bounds
 
 if TYPE_CHECKING:
     import polars as pl

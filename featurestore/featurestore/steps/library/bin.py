@@ -65,10 +65,7 @@ class Bin(Parameters):
                 raise SpecError(f"{len(self.edges)} edges need {len(self.edges) + 1} labels.")
             pairs = [x for i, label in enumerate(self.labels) for x in (constant(i), constant(label))]
             index = call("lookup", index, constant(None), *pairs)
-        target = self.into or self.column
-        scope.assign(target, index)
-        if self.into:
-            scope.reveal(target)
+        scope.put(self.column, self.into, index)
 
     def _by_quantiles(self, column: Column, count: int, scope: Scope) -> Expression:
         is_time = column.type.name in ("timestamp", "date")

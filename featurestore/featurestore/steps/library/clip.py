@@ -46,7 +46,4 @@ class Clip(Parameters):
             branches += [call("less", column, low), low]
         if high:
             branches += [call("greater", column, high), high]
-        target = self.into or self.column
-        scope.assign(target, call("case", *branches, column))
-        if self.into:
-            scope.reveal(target)
+        scope.put(self.column, self.into, call("case", *branches, column))

@@ -68,11 +68,8 @@ class MapValues(Parameters):
     def compile(self, scope: Scope) -> None:
         """Assign a look-up or a choice between ranges."""
         column = scope.column(self.column)
-        target = self.into or self.column
         mapped = self._ranges if isinstance(self.mapping, Ranges) else self._values
-        scope.assign(target, mapped(column, scope))
-        if self.into:
-            scope.reveal(target)
+        scope.put(self.column, self.into, mapped(column, scope))
 
     def _default(self, column: Column) -> Expression:
         if self.default == "keep":

@@ -50,10 +50,8 @@ class Scale(Parameters):
             raise SpecError(f"A number is needed, and '{self.column}' is {column.type}.")
         names = ("mean", "std") if self.method == "standard" else ("min", "max")
         fitted = scope.fitted(column, *names)
-        target = self.into or self.column
-        scope.assign(target, _NULL if fitted is None else self._scaled(cast(column, FLOAT64), fitted))
-        if self.into:
-            scope.reveal(target)
+        scaled = _NULL if fitted is None else self._scaled(cast(column, FLOAT64), fitted)
+        scope.put(self.column, self.into, scaled)
 
     def _scaled(self, x: Expression, fitted: Mapping[str, Any]) -> Expression:
         if self.method == "standard":
