@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
 from featurestore.specs import load_config, load_project
+from featurestore.steps.functions import FunctionChanged
 from featurestore.tags import LATEST, NEXT
 from featurestore.training import instant_of, training_rows
 
@@ -174,8 +176,9 @@ class FeatureStore:
 
             planned = promoting.promote(self, compiled, planned, author, progress)
         else:
-            live = self._live_states()
-            self._retire_stale([plan for plan in compiled.sets.values() if _state(plan) not in live])
+            with suppress(FunctionChanged):  # what was applied with it cannot be computed any more
+                live = self._live_states()
+                self._retire_stale([plan for plan in compiled.sets.values() if _state(plan) not in live])
             apply(self.environment, compiled, planned, author)
         self._readers.clear()
         self.catalog.forget()
