@@ -276,8 +276,7 @@ def _write_entity(
     if not entity.existed:
         stale = "SELECT id FROM entity WHERE generation = ? AND shard = ? AND key = ? AND expires <= ?"
         _remove(connection, connection.execute(stale, (*which, now)).fetchall())
-    start = now if entity.newest is None else max(now, entity.newest)  # a clock that is behind takes nothing
-    expires = None if entity.expire_ms is None else start + min(entity.expire_ms, _FAR) * 1000
+    expires = None if entity.expire_ms is None else now + min(entity.expire_ms, _FAR) * 1000
     number = connection.execute(_SET_ENTITY, (*which, expires)).fetchone()[0]
     sets = [(number, name, value) for name, value in entity.fields.items() if value is not None]
     deletes = [(number, name) for name, value in entity.fields.items() if value is None]

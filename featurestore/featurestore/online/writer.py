@@ -262,7 +262,8 @@ class OnlineWriter:
         now: int,
     ) -> EntityWrite:
         def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
-            return self._store.read(self._generation, [EntityRead(read.shard, read.key, tuple(names))])[0]
+            wanted = [EntityRead(read.shard, read.key, tuple(names))]
+            return self._store.read_for_write(self._generation, {read.shard: wanted})[read.shard][1][0]
 
         stored = dict(zip(read.fields, values, strict=True))
         update = Update(self._layout, stored, floors, fetch)
