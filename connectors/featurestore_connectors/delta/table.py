@@ -282,14 +282,13 @@ class DeltaTable:
         """
         try:
             table = deltalake.DeltaTable(self.location.uri, storage_options=self.location.options or None)
-            return len(
-                table.vacuum(
-                    retention_hours=-(-older_than // HOUR),
-                    dry_run=False,
-                    enforce_retention_duration=False,
-                    full=True,
-                )
-            )
+            hours = -(-older_than // HOUR)
+            free = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+            present = self.location.filesystem().get_file_info(free)  # some are gone since an earlier run
+            number = sum(info.is_file for info in present)
+            if number:  # each run is two commits
+                table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+            return number
         except TableNotFoundError:
             return 0
         except (DeltaError, OSError) as error:
