@@ -19,9 +19,10 @@ import numpy as np
 
 from featurestore import instants
 from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
-from featurestore.errors import OperatorError, StoreUnavailable
+from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
 from featurestore.online.layout import OnlineLayout
+from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
 from featurestore.plans import SetPlan
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _ENTITIES = 4096  # entities read and written at once
 _ATTEMPTS = 200
+_LONGEST_PAUSE = 0.05  # seconds
 
 Positions = dict[str, int]
 """Partition to the next sequence to apply."""
@@ -44,6 +46,12 @@ class StoreWentBack(StoreUnavailable):
     """
 
     code = "store_went_back"
+
+
+class Outraced(StoreUnavailable):
+    """A shard that others wrote before this writer every time it tried. A stream waits and goes on."""
+
+    code = "outraced"
 
 
 @dataclass
@@ -110,6 +118,7 @@ class OnlineWriter:
         self._clock = clock
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
+        self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
 
     def mark(self) -> None:
         """Note in the store that the generation is filled, where that is not noted."""
@@ -131,7 +140,7 @@ class OnlineWriter:
 
         The frame holds all rows of each partition between the position last recorded and `positions`
         (default: behind the last row of each partition). Raises StoreUnavailable; StoreWentBack when a
-        shard has lower positions than this writer knows of; OperatorError when others win every race.
+        shard has lower positions than this writer knows of; Outraced when others win every race.
         """
         from featurestore.online.frames import entity_batch
 
@@ -149,17 +158,13 @@ class OnlineWriter:
         for shards in _chunks(by_shard):
             pending, attempt = shards, 0
             while pending:
-                pending = self._write(batch, {s: by_shard[s] for s in pending}, positions, applied)
-                applied.conflicts += len(pending)
-                attempt += 1
-                if attempt > _ATTEMPTS:
-                    raise OperatorError(
-                        f"Other writers of '{self._layout.plan.name}' won {attempt} races"
-                        f" for shard {pending[0]}.",
-                        hint="Run fewer streams and ingests of this feature set at once.",
-                    )
-                if pending:
-                    time.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))
+                size = max(1, len(shards) >> attempt)
+                lost = []
+                for first in range(0, len(pending), size):
+                    group = {shard: by_shard[shard] for shard in pending[first : first + size]}
+                    lost += self._write(batch, group, positions, applied)
+                pending, attempt = lost, attempt + 1
+                self._give_way(pending, attempt)
         return applied
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
@@ -167,7 +172,7 @@ class OnlineWriter:
 
         Every row below the positions must have been applied before.
         """
-        pending = list(shards)
+        pending, attempt = list(shards), 0
         while pending:
             states = self._store.shards(self._generation, pending)
             writes = []
@@ -178,6 +183,24 @@ class OnlineWriter:
                     writes.append((shard, state.revision, _revision(), encode_positions(raised), ()))
             done = self._store.write(self._generation, writes) if writes else []
             pending = [write[0] for write, ok in zip(writes, done, strict=True) if not ok]
+            self._rivals.note(len(writes) - len(pending), len(pending))
+            attempt += 1
+            self._give_way(pending, attempt)
+
+    def _give_way(self, lost: Sequence[int], attempt: int) -> None:
+        """Wait a moment, if races were lost, so that the next try meets others at another moment.
+
+        `apply` then writes ever fewer shards at once: between reading and writing one there is little time
+        for others, however much they write, so nobody is kept from writing for ever.
+        """
+        if not lost:
+            return
+        if attempt >= _ATTEMPTS:
+            raise Outraced(
+                f"Other writers of '{self._layout.plan.name}' won {attempt} races for shard {lost[0]}.",
+                hint="Run fewer streams and ingests of this feature set at once.",
+            )
+        time.sleep(random.uniform(0, min(0.001 * 2**attempt, _LONGEST_PAUSE)))
 
     def _write(
         self,
@@ -222,6 +245,8 @@ class OnlineWriter:
                 applied.entities += count.entities
             else:
                 lost.append(write[0])
+        applied.conflicts += len(lost)
+        self._rivals.note(len(writes) - len(lost), len(lost))
         return lost
 
     def _known(self, shard: int, state: ShardState) -> Positions:
