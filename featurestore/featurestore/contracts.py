@@ -140,6 +140,9 @@ class StreamSource(Protocol):
     def partitions(self) -> list[str]:
         """Return the partitions' names, in order."""
 
+    def ends(self) -> dict[str, int]:
+        """Return by partition the sequence after its last record, asked of the broker at once for all."""
+
     def reader(self, partition: str, sequence: int | None) -> StreamReader:
         """Return a reader from `sequence` on; None is the earliest. A lost range is an OperatorError."""
 
