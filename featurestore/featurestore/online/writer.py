@@ -54,6 +54,10 @@ class Outraced(StoreUnavailable):
     code = "outraced"
 
 
+class _Overtaken(Exception):
+    """A shard changed while a change of it was made: the write would lose its race."""
+
+
 @dataclass
 class Applied:
     """What one call did: rows applied, rows that were there already, entities written, races lost."""
@@ -126,10 +130,13 @@ class OnlineWriter:
             mark(self._store, self._generation)
 
     def positions(self) -> dict[int, Positions]:
-        """Return every shard's positions as the store has them now."""
-        states = self._store.shards(self._generation, range(SHARDS))
-        self._seen = {shard: decode_positions(state.positions) for shard, state in enumerate(states)}
-        return dict(self._seen)
+        """Return every shard's positions as the store has them now. Raises StoreWentBack."""
+        seen = dict(self._seen)  # of before the reading: other threads go on writing
+        found = {}
+        for shard, state in enumerate(self._store.shards(self._generation, range(SHARDS))):
+            found[shard] = self._compared(shard, state, seen.get(shard, {}))
+            self._seen.setdefault(shard, found[shard])
+        return found
 
     def lowest(self, partition: str) -> int:
         """Return the sequence from which some shard still needs the partition."""
@@ -182,6 +189,9 @@ class OnlineWriter:
                 if raised != known:
                     writes.append((shard, state.revision, _revision(), encode_positions(raised), ()))
             done = self._store.write(self._generation, writes) if writes else []
+            for write, ok in zip(writes, done, strict=True):
+                if ok:
+                    self._seen[write[0]] = decode_positions(write[3])
             pending = [write[0] for write, ok in zip(writes, done, strict=True) if not ok]
             self._rivals.note(len(writes) - len(pending), len(pending))
             attempt += 1
@@ -216,20 +226,24 @@ class OnlineWriter:
         }
         stored = self._store.read_for_write(self._generation, reads)
         floors = None if self._keep_all else self._layout.floors(self._clock())
-        writes, counts = [], []
+        writes, counts, lost = [], [], []
         for shard, entities in shards.items():
             state, fields = stored[shard]
             known = self._known(shard, state)
             done = np.array([known.get(name, 0) for name in batch.partitions], np.int64)
             count = Applied()
             changes = []
-            for entity, read, values in zip(entities, reads[shard], fields, strict=True):
-                index = np.arange(batch.starts[entity], batch.starts[entity + 1])
-                fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
-                count.duplicates += len(index) - len(fresh)
-                if len(fresh):
-                    count.rows += len(fresh)
-                    changes.append(self._change(batch, fresh, read, values, floors))
+            try:
+                for entity, read, values in zip(entities, reads[shard], fields, strict=True):
+                    index = np.arange(batch.starts[entity], batch.starts[entity + 1])
+                    fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
+                    count.duplicates += len(index) - len(fresh)
+                    if len(fresh):
+                        count.rows += len(fresh)
+                        changes.append(self._change(batch, fresh, state, read, values, floors))
+            except _Overtaken:
+                lost.append(shard)
+                continue
             count.entities = len(changes)
             raised = _raised(known, positions)
             if changes or raised != known:
@@ -237,28 +251,31 @@ class OnlineWriter:
                 counts.append(count)
             else:
                 applied.duplicates += count.duplicates
-        lost = []
-        for write, count, ok in zip(writes, counts, self._store.write(self._generation, writes), strict=True):
+        written = self._store.write(self._generation, writes)
+        for write, count, ok in zip(writes, counts, written, strict=True):
             if ok:
+                self._seen[write[0]] = decode_positions(write[3])
                 applied.rows += count.rows
                 applied.duplicates += count.duplicates
                 applied.entities += count.entities
             else:
                 lost.append(write[0])
         applied.conflicts += len(lost)
-        self._rivals.note(len(writes) - len(lost), len(lost))
+        self._rivals.note(sum(written), len(lost))
         return lost
 
     def _known(self, shard: int, state: ShardState) -> Positions:
         """Return the shard's positions, which never go back while the store keeps what it acknowledged."""
+        known = self._seen[shard] = self._compared(shard, state, self._seen.get(shard, {}))
+        return known
+
+    def _compared(self, shard: int, state: ShardState, seen: Positions) -> Positions:
         known = decode_positions(state.positions)
-        seen = self._seen.get(shard, {})
         if any(known.get(name, 0) < end for name, end in seen.items()):
             raise StoreWentBack(
                 f"Shard {shard} of '{self._layout.plan.name}' has lost writes that it had acknowledged.",
                 hint="They are read again from the source; check the store's persistence (appendfsync).",
             )
-        self._seen[shard] = known
         return known
 
     def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
@@ -268,12 +285,19 @@ class OnlineWriter:
         self,
         batch: EntityBatch,
         index: np.ndarray,
+        state: ShardState,
         read: EntityRead,
         values: Sequence[bytes | None],
         floors: tuple[int, int] | None,
     ) -> EntityWrite:
         def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
-            return self._store.read(self._generation, [EntityRead(read.shard, read.key, tuple(names))])[0]
+            more = EntityRead(read.shard, read.key, tuple(names))
+            found, [values] = self._store.read_for_write(self._generation, {read.shard: [more]})[read.shard]
+            if (
+                found.revision != state.revision
+            ):  # written since; or another server answered, after a failover
+                raise _Overtaken
+            return values
 
         stored = dict(zip(read.fields, values, strict=True))
         fields = Update(self._layout, stored, floors, fetch).apply(batch.rows.take(index))
