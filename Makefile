@@ -11,11 +11,13 @@ READY := $(VENV)/.ready
 # How many generated cases `make parity` compares, and which.
 CASES ?= 20000
 SEED ?= 1
+# Where `make faults` writes what it measured, a line of JSON each.
+FAULTS ?= $(CURDIR)/build/faults.jsonl
 # The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance parity mutants lint type bench docs check constraints clean
+.PHONY: help setup demo test conformance kafka faults parity mutants lint type bench docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,13 @@ test: setup ## run the tests, but for those marked slow
 
 conformance: setup ## run every case of tests/conformance in every mode
 	$(BIN)/python -m pytest -q tests/conformance
+
+kafka: setup ## run a real Apache Kafka on port 9092 until interrupted; Maven fetches it the first time
+	$(BIN)/python tests/kafka_server.py
+
+faults: setup ## the fault tests at full size: kills, failovers, poison, a soak; some 45 minutes
+	@mkdir -p $(dir $(FAULTS))
+	FEATURESTORE_FAULTS=long FEATURESTORE_FAULTS_RESULTS=$(FAULTS) $(BIN)/python -m pytest -q tests/faults
 
 parity: setup ## compare generated cases with the oracle: make parity CASES=200000 SEED=1
 	$(BIN)/python tests/conformance/generate.py --cases $(CASES) --seed $(SEED)

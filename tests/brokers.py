@@ -1,9 +1,10 @@
-"""Test support: a Kafka broker, the one inside librdkafka unless a real one is given.
+"""Test support: Kafka brokers, the one inside librdkafka and a real Apache Kafka.
 
-    from tests.brokers import KafkaBroker, kafka_broker    # the fixture comes with the import
-
-`FEATURESTORE_TEST_KAFKA=host:port` names a real broker; the tests that need one (`needs_real_broker`:
-topic ids, retention, recreated topics, transactions) are skipped without it.
+Fixtures (tests/conftest.py makes them known): `kafka`, the session's real node; `start_kafka()`, nodes to
+kill and start again; `mock_broker`, librdkafka's;
+`kafka_broker`, each kind in turn, for tests that hold on both. What needs topic ids,
+retention, recreated topics or transactions asks for `kafka`. Where no real Kafka can be had (no Java, no
+Maven), its tests are skipped with the reason.
 
 The broker inside librdkafka is started by `Producer({"test.mock.num.brokers": 1})` and lives as long as
 that object; any client of this machine reaches it over TCP. Its limits:
@@ -19,18 +20,20 @@ that object; any client of this machine reaches it over TCP. Its limits:
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from kafka_server import KafkaServer, KafkaUnavailable
 
 _LOGGER = logging.getLogger("tests.kafka")
 _SECONDS = 15.0
+
+StartKafka = Callable[..., KafkaServer]
 
 
 @dataclass
@@ -94,14 +97,42 @@ def start_mock_broker() -> KafkaBroker:
 
 
 @pytest.fixture(scope="session")
-def kafka_broker() -> Iterator[KafkaBroker]:
-    """A broker for the session: the real one that the environment names, else librdkafka's."""
-    address = os.environ.get("FEATURESTORE_TEST_KAFKA")
-    broker = KafkaBroker(address, is_mock=False) if address else start_mock_broker()
+def start_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartKafka]:
+    """Starts a real Apache Kafka node of the test's own: `start_kafka()`, with `.kill()` and `.start()`.
+
+    Skips with the reason where there is none to be had. Every one ends with the session at the latest.
+    """
+    servers: list[KafkaServer] = []
+
+    def start(**options: Any) -> KafkaServer:
+        try:
+            server = KafkaServer(tmp_path_factory.mktemp("kafka"), **options)
+            servers.append(server)
+            return server.start()
+        except KafkaUnavailable as error:
+            pytest.skip(f"no Apache Kafka: {error}")
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka(start_kafka: StartKafka) -> KafkaBroker:
+    """The session's real Apache Kafka node. Tests share it: keep to topics of one's own, do not kill it."""
+    return KafkaBroker(start_kafka().address, is_mock=False)
+
+
+@pytest.fixture(scope="session")
+def mock_broker() -> Iterator[KafkaBroker]:
+    """The session's broker inside librdkafka."""
+    broker = start_mock_broker()
     yield broker
     broker.stop()
 
 
-needs_real_broker = pytest.mark.skipif(
-    "FEATURESTORE_TEST_KAFKA" not in os.environ, reason="FEATURESTORE_TEST_KAFKA names no real broker"
-)
+@pytest.fixture(params=["mock_broker", "kafka"])
+def kafka_broker(request: pytest.FixtureRequest) -> KafkaBroker:
+    """The broker inside librdkafka, and the real one, in turn."""
+    broker: KafkaBroker = request.getfixturevalue(request.param)
+    return broker

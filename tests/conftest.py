@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import kafka, kafka_broker, mock_broker, start_kafka  # noqa: F401  (fixtures)
 from hypothesis import Phase, settings
 
 from featurestore.contracts import OnlineStore, extension

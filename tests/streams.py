@@ -62,10 +62,7 @@ def lag(store: FeatureStore, *, offline: bool = True) -> int:
     behind = 0
     for plan in store.catalog.live_sets():
         topic = store.environment.stream(store.catalog.source(plan.source.name))
-        for partition in topic.partitions():
-            reader = topic.reader(partition, None)
-            end = reader.end()
-            reader.close()
+        for partition, end in topic.ends().items():
             if plan.online:
                 store.catalog.forget()
                 writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))

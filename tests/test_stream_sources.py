@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.brokers import kafka_broker  # noqa: F401  (a fixture)
 
 from featurestore.contracts import Record, RecordBatch, StreamReader, StreamSource
 from featurestore.errors import OperatorError
@@ -19,16 +18,19 @@ PARTITIONS = 4
 Open = Callable[[], StreamSource]
 
 
-@pytest.fixture(params=["log", pytest.param("kafka", marks=pytest.mark.kafka)])
+_KAFKA = [pytest.param(name, marks=pytest.mark.kafka) for name in ("mock_broker", "kafka")]
+
+
+@pytest.fixture(params=["log", *_KAFKA])
 def open_source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the same fresh topic of four partitions, as often as it is called."""
     opened: list[StreamSource] = []
-    if request.param == "kafka":
-        broker = request.getfixturevalue("kafka_broker")
+    if request.param != "log":
+        broker = request.getfixturevalue(request.param)
         topic = broker.create_topic()
 
     def open_it() -> StreamSource:
-        if request.param == "kafka":
+        if request.param != "log":
             opened.append(KafkaStream(broker.config, topic))
         else:
             opened.append(LogStream({"path": str(tmp_path)}, "events", {"partitions": PARTITIONS}))
@@ -142,6 +144,12 @@ def test_end_is_after_the_last_record_and_moves_on(source: StreamSource) -> None
     read(reader, 6)
     assert reader.end() == 9
     reader.close()
+
+
+def test_ends_are_those_of_all_partitions(source: StreamSource) -> None:
+    assert source.ends() == dict.fromkeys(source.partitions(), 0)
+    partition, _ = append_to_one(source, [b"a"] * 7)
+    assert source.ends() == {name: 7 if name == partition else 0 for name in source.partitions()}
 
 
 def test_an_empty_partition_ends_at_zero_and_gives_nothing(source: StreamSource) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from brokers import KafkaBroker, start_mock_broker
 from confluent_kafka import Producer
-from tests.brokers import KafkaBroker, kafka_broker, needs_real_broker, start_mock_broker  # noqa: F401
 
 from featurestore.contracts import RecordBatch, StreamReader
 from featurestore.errors import OperatorError, SpecError, StoreUnavailable
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-def source(kafka_broker: KafkaBroker) -> Iterator[KafkaStream]:  # noqa: F811
+def source(kafka_broker: KafkaBroker) -> Iterator[KafkaStream]:
     """A fresh topic of four partitions."""
     stream = KafkaStream(kafka_broker.config, kafka_broker.create_topic())
     yield stream
@@ -67,7 +67,7 @@ def test_partitions_are_named_by_cluster_topic_and_topic_id(source: KafkaStream)
     assert topic_id
 
 
-def test_an_unknown_topic_is_an_operators_error_and_is_not_created(kafka_broker: KafkaBroker) -> None:  # noqa: F811
+def test_an_unknown_topic_is_an_operators_error_and_is_not_created(kafka_broker: KafkaBroker) -> None:
     stream = KafkaStream(kafka_broker.config, "no-such-topic")
     for ask in (
         stream.partitions,
@@ -79,18 +79,18 @@ def test_an_unknown_topic_is_an_operators_error_and_is_not_created(kafka_broker:
         assert not error.value.retryable
 
 
-def test_what_exactness_rests_on_cannot_be_set(kafka_broker: KafkaBroker) -> None:  # noqa: F811
+def test_what_exactness_rests_on_cannot_be_set(kafka_broker: KafkaBroker) -> None:
     for name, value in (("acks", 1), ("enable.auto.commit", True), ("auto.offset.reset", "latest")):
         with pytest.raises(SpecError, match=f"'{name}' is fixed"):
             KafkaStream({**kafka_broker.config, "options": {name: value}}, "t")
 
 
-def test_an_option_that_librdkafka_does_not_know_is_the_authors_error(kafka_broker: KafkaBroker) -> None:  # noqa: F811
+def test_an_option_that_librdkafka_does_not_know_is_the_authors_error(kafka_broker: KafkaBroker) -> None:
     with pytest.raises(SpecError, match=r"sasl\.mechanisn"):
         KafkaStream({**kafka_broker.config, "options": {"sasl.mechanisn": "PLAIN"}}, "t")
 
 
-def test_sasl_options_reach_every_client(kafka_broker: KafkaBroker) -> None:  # noqa: F811
+def test_sasl_options_reach_every_client(kafka_broker: KafkaBroker) -> None:
     """A broker that speaks plaintext cannot answer a client that was told to speak SASL."""
     options = {
         "security.protocol": "SASL_PLAINTEXT",
@@ -130,7 +130,7 @@ def test_a_broker_that_goes_away_is_unavailable_to_readers_and_writers() -> None
     stream.close()
 
 
-def test_an_idle_reader_stays_alive_while_the_broker_answers(kafka_broker: KafkaBroker) -> None:  # noqa: F811
+def test_an_idle_reader_stays_alive_while_the_broker_answers(kafka_broker: KafkaBroker) -> None:
     stream = KafkaStream({**kafka_broker.config, "unavailable_after": "1s"}, kafka_broker.create_topic())
     reader = stream.reader(stream.partitions()[0], None)
     assert reader.poll(10, 2.5) is None
@@ -151,7 +151,7 @@ def test_a_record_that_the_broker_refuses_is_named(source: KafkaStream) -> None:
 
 
 def test_fifty_thousand_records_come_back_once_each_and_in_order(
-    kafka_broker: KafkaBroker,  # noqa: F811
+    kafka_broker: KafkaBroker,
 ) -> None:
     """50 bytes each over 4 partitions: within what librdkafka's broker keeps."""
     stream = KafkaStream(kafka_broker.config, kafka_broker.create_topic())
@@ -179,13 +179,12 @@ def test_fifty_thousand_records_come_back_once_each_and_in_order(
     print(f"append {50_000 / (appended - started):,.0f} records/s, read {50_000 / reading:,.0f} records/s")
 
 
-@needs_real_broker
 def test_records_that_retention_deleted_are_an_operators_error(
-    kafka_broker: KafkaBroker,  # noqa: F811
-    source: KafkaStream,
+    kafka: KafkaBroker,
 ) -> None:
+    source = KafkaStream(kafka.config, kafka.create_topic())
     partition, _ = source.append([(b"k", b"%d" % number) for number in range(10)])[0]
-    kafka_broker.delete_records(source.topic, int(partition.rpartition("/")[2]), 6)
+    kafka.delete_records(source.topic, int(partition.rpartition("/")[2]), 6)
     with pytest.raises(OperatorError, match=r"records 2 to 5 are no longer in the topic") as error:
         source.reader(partition, 2)
     assert "starting from 6" in str(error.value)
@@ -194,18 +193,17 @@ def test_records_that_retention_deleted_are_an_operators_error(
     reader.close()
 
 
-@needs_real_broker
 def test_a_recreated_topic_has_another_name_and_stops_its_reader(
-    kafka_broker: KafkaBroker,  # noqa: F811
-    source: KafkaStream,
+    kafka: KafkaBroker,
 ) -> None:
+    source = KafkaStream(kafka.config, kafka.create_topic())
     partition, _ = source.append([(b"k", b"old %d" % number) for number in range(5)])[0]
     number = int(partition.rpartition("/")[2])
     reader = source.reader(partition, 0)
     assert [record.sequence for record in _read(reader, 5)] == [0, 1, 2, 3, 4]
-    kafka_broker.delete_topic(source.topic)
-    _recreate(kafka_broker, source.topic)
-    flood = Producer({"bootstrap.servers": kafka_broker.address})
+    kafka.delete_topic(source.topic)
+    _recreate(kafka, source.topic)
+    flood = Producer({"bootstrap.servers": kafka.address})
     for _ in range(1000):
         flood.produce(source.topic, value=b"new", partition=number)
     flood.flush(10)
@@ -218,23 +216,21 @@ def test_a_recreated_topic_has_another_name_and_stops_its_reader(
     reader.close()
 
 
-@needs_real_broker
-def test_a_deleted_topic_stops_its_reader(kafka_broker: KafkaBroker) -> None:  # noqa: F811
-    stream = KafkaStream({**kafka_broker.config, "unavailable_after": "2s"}, kafka_broker.create_topic())
+def test_a_deleted_topic_stops_its_reader(kafka: KafkaBroker) -> None:
+    stream = KafkaStream({**kafka.config, "unavailable_after": "2s"}, kafka.create_topic())
     [(partition, _)] = stream.append([(b"k", b"v")])
     reader = stream.reader(partition, 1)
-    kafka_broker.delete_topic(stream.topic)
+    kafka.delete_topic(stream.topic)
     with pytest.raises(OperatorError, match="has no topic"):
         reader.poll(10, 60.0)
     reader.close()
 
 
-@needs_real_broker
 def test_transactions_that_were_aborted_are_not_read_and_the_position_passes_them(
-    kafka_broker: KafkaBroker,  # noqa: F811
+    kafka: KafkaBroker,
 ) -> None:
-    stream = KafkaStream(kafka_broker.config, kafka_broker.create_topic(partitions=1))
-    producer = Producer({"bootstrap.servers": kafka_broker.address, "transactional.id": stream.topic})
+    stream = KafkaStream(kafka.config, kafka.create_topic(partitions=1))
+    producer = Producer({"bootstrap.servers": kafka.address, "transactional.id": stream.topic})
     producer.init_transactions(30)
     for value, commit in ((b"kept", True), (b"aborted", False), (b"kept too", True), (b"aborted", False)):
         producer.begin_transaction()

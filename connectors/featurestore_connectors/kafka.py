@@ -132,6 +132,11 @@ class KafkaStream:
         self._topic_id, self._described = topic_id, (asked, prefix, count)
         return prefix, count
 
+    def ends(self) -> dict[str, int]:
+        """Return by partition the offset after the last record that can be read, asked in one call."""
+        prefix, count = self.describe()
+        return {f"{prefix}/{number}": end for number, (end,) in self.offsets(range(count), _LATEST).items()}
+
     def reader(self, partition: str, sequence: int | None) -> KafkaReader:
         """Return a reader from offset `sequence` on; None is the earliest.
 
@@ -202,22 +207,25 @@ class KafkaStream:
             producer.purge()
             producer.flush(1)
 
-    def offsets(self, partition: int, *specs: Any) -> list[int]:
-        """Return the offsets of a partition that the specs ask for, as of now.
+    def offsets(self, partitions: Sequence[int], *specs: Any) -> dict[int, list[int]]:
+        """Return by partition the offsets that the specs ask for, as of now.
 
         Asked over the admin's connection: a consumer's is busy with a fetch for up to half a second.
         """
-        where = TopicPartition(self.topic, partition)
+        places = {number: TopicPartition(self.topic, number) for number in partitions}
         deadline = time.monotonic() + self.answer_within
         while True:
             try:
-                answers = [
-                    self._admin.list_offsets(
-                        {where: spec}, isolation_level=self._isolation, request_timeout=self.answer_within
-                    )[where]
-                    for spec in specs
-                ]
-                return [int(answer.result().offset) for answer in answers]
+                found: dict[int, list[int]] = {number: [] for number in partitions}
+                for spec in specs:
+                    answers = self._admin.list_offsets(
+                        dict.fromkeys(places.values(), spec),
+                        isolation_level=self._isolation,
+                        request_timeout=self.answer_within,
+                    )
+                    for number, place in places.items():
+                        found[number].append(int(answers[place].result().offset))
+                return found
             except KafkaException as error:
                 problem: KafkaError = error.args[0]
                 if problem.code() in _ELECTING and time.monotonic() < deadline:
@@ -340,7 +348,7 @@ class KafkaReader:
 
     def end(self) -> int:
         """Return the offset after the last record that can be read, asked of the broker."""
-        return self._stream.offsets(self._number, _LATEST)[0]
+        return self._stream.offsets([self._number], _LATEST)[self._number][0]
 
     def close(self) -> None:
         """Release the connection."""
@@ -417,7 +425,7 @@ class KafkaReader:
         _LOGGER.warning("%s: %s; librdkafka tries again", self.partition, error.str())
 
     def _watermarks(self) -> tuple[int, int]:
-        low, high = self._stream.offsets(self._number, _EARLIEST, _LATEST)
+        low, high = self._stream.offsets([self._number], _EARLIEST, _LATEST)[self._number]
         return low, high
 
     def _check(self, low: int, high: int) -> None:

@@ -93,6 +93,13 @@ class LogStream:
         _check_same(self.folder, self._id)
         return list(self._names)
 
+    def ends(self) -> dict[str, int]:
+        """Return by partition the sequence after the last durable record."""
+        return {
+            name: writer.settle().sequence
+            for name, writer in zip(self.partitions(), self._writers, strict=True)
+        }
+
     def reader(self, partition: str, sequence: int | None) -> LogReader:
         """Return a reader from `sequence` on; None is the earliest.
 

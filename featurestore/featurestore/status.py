@@ -81,7 +81,7 @@ def _lag(store: FeatureStore, plan: SetPlan, record: dict[str, Any], writer: Onl
     table = store.environment.rows_table(plan)
     snapshot = table.snapshot()
     try:
-        ends = _ends(store, plan)
+        ends = store.environment.stream(plan.source).ends()
     except OperatorError as error:
         record["stream_error"] = str(error)
         return
@@ -93,19 +93,6 @@ def _lag(store: FeatureStore, plan: SetPlan, record: dict[str, Any], writer: Onl
 def _lag_online(writer: OnlineWriter, ends: dict[str, int]) -> dict[str, int]:
     applied = writer.positions().values()
     return {name: end - max(positions.get(name, 0) for positions in applied) for name, end in ends.items()}
-
-
-def _ends(store: FeatureStore, plan: SetPlan) -> dict[str, int]:
-    """Return the end of each partition of a set's stream."""
-    source = store.environment.stream(plan.source)
-    ends = {}
-    for partition in source.partitions():
-        reader = source.reader(partition, None)
-        try:
-            ends[partition] = reader.end()
-        finally:
-            reader.close()
-    return ends
 
 
 def gauges(store: FeatureStore) -> dict[str, float]:
@@ -125,7 +112,7 @@ def gauges(store: FeatureStore) -> dict[str, float]:
             continue
         try:
             writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))
-            for partition, lag in _lag_online(writer, _ends(store, plan)).items():
+            for partition, lag in _lag_online(writer, store.environment.stream(plan.source).ends()).items():
                 labels = (
                     f'feature_set="{plan.name}",version="{plan.state_fingerprint}",partition="{partition}"'
                 )
