@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -16,6 +18,7 @@ from handoff import check, command, payments, polling, revise, send, wait_until,
 from streams import lag, streaming
 
 from featurestore import FeatureStore, OperatorError, RequestError
+from featurestore.generations import drop_unneeded
 
 ENGINES = [
     "local",
@@ -145,11 +148,11 @@ def test_a_version_that_was_rolled_back_to_has_all_that_came_meanwhile(
         check(store, rows, "risk@previous")
 
 
-def check_at_once(store: FeatureStore, rows: list[handoff.Row]) -> None:
+def check_at_once(store: FeatureStore, rows: list[handoff.Row], reference: str = "risk") -> None:
     """Compare the vectors alone: streams commit offline rows later."""
     for customer in range(handoff.CUSTOMERS):
-        found = store.vector("risk").get_online([{"customer": customer}], as_of=handoff.AT).to_dicts()[0]
-        handoff.check_cells(handoff.expected(store, rows, customer), found, (customer,))
+        found = store.vector(reference).get_online([{"customer": customer}], as_of=handoff.AT).to_dicts()[0]
+        handoff.check_cells(handoff.expected(store, rows, customer, reference), found, (customer,))
 
 
 def test_a_repair_that_is_rolled_back_has_all_that_came_meanwhile(
@@ -302,3 +305,152 @@ def test_an_online_store_that_lost_all_is_filled_again_and_has_nothing_to_go_bac
         store.drain()
         check(store, rows)
         assert statuses(store) == ["retired", "retired", "serving", "serving"]
+
+
+def test_a_column_that_a_source_gains_is_in_the_new_version_while_the_stream_runs(
+    tmp_path: Path, online_config: dict[str, Any]
+) -> None:
+    plain = payments(160)
+    noted = [row | {"note": f"n{number}"} for number, row in enumerate(plain)]
+    root = write(tmp_path, online_config)
+    with FeatureStore(root) as store:
+        store.apply()
+        write_batch(root, "a", noted[:50])
+        store.ingest("payments")
+        with streaming(root, "local") as running:
+            send(store, noted[50:100])
+            running.await_records(50)
+            revise(root, column=", note: string")
+            store.apply(promote=True)
+            send(store, noted[100:])
+            for reference in ("risk", "risk@previous"):
+                wait_until(lambda name=reference: counted(store, name) == 160, "all is applied")
+                check_at_once(store, plain, reference)
+        check(store, plain)
+        check(store, plain, "risk@previous")
+        assert [op for op in store.rollback() if op.kind == "Source"]
+        check(store, plain)
+
+
+def counted(store: FeatureStore, reference: str) -> int:
+    """Return how many payments the vectors of all customers count."""
+    asked = [{"customer": customer} for customer in range(handoff.CUSTOMERS)]
+    found = store.vector(reference).get_online(asked, as_of=handoff.AT).to_dicts()
+    return sum(values["amount_count_2d"] for values in found)
+
+
+def test_a_source_that_one_stream_cannot_read_both_ways_is_not_promoted(tmp_path: Path) -> None:
+    root = write(tmp_path, {"kind": "sqlite"}, column=", note: string")
+    with FeatureStore(root) as store:
+        store.apply()
+        revise(root)
+        with pytest.raises(RequestError, match="changes by more than new columns"):
+            store.apply(promote=True)
+        assert not any("next" in tags for tags in store.environment.registry.pointers("shop").values())
+
+
+def test_rows_given_while_a_promotion_was_interrupted_are_in_the_new_version(
+    tmp_path: Path, online_config: dict[str, Any]
+) -> None:
+    """A frame cannot be read again: it is taken into both versions when it is given."""
+    rows = payments(140)
+    root = write(tmp_path, online_config)
+    with FeatureStore(root) as store:
+        store.apply()
+        write_batch(root, "a", rows[:100])
+        store.ingest("payments")
+        revise(root, limit=20)
+        process = command(root, "apply", "--promote")
+        wait_until(lambda: "building" in statuses(store) or process.poll() is not None, "it fills")
+        process.kill()
+        process.communicate()
+        store.ingest("payments", handoff.frame(rows[100:]))
+        promoted = store.apply(promote=True)
+        assert promoted.lacking == {}
+        check(store, rows)
+        check(store, rows, "risk@previous")
+
+
+def test_a_frame_that_only_the_version_before_was_given_is_told(tmp_path: Path) -> None:
+    rows = payments(100)
+    root = write(tmp_path, {"kind": "sqlite"})
+    with FeatureStore(root) as store:
+        store.apply()
+        write_batch(root, "a", rows[:60])
+        store.ingest("payments")
+        store.ingest("payments", handoff.frame(rows[60:]))
+        revise(root, limit=20)
+        assert store.apply(promote=True).lacking == {"spend": 1}
+        check(store, rows, "risk@previous")
+
+
+def test_what_nothing_will_serve_again_is_dropped_and_nothing_else_is(
+    tmp_path: Path, online_config: dict[str, Any]
+) -> None:
+    rows = payments(60)
+    root = write(tmp_path, online_config)
+    with FeatureStore(root) as store:
+        online = store.environment.online
+        store.apply()
+        write_batch(root, "a", rows)
+        store.ingest("payments")
+        first = served(store)
+        revise(root, windows="[3h, 2d]")
+        store.apply(promote=True)
+        second = served(store)
+        pass_time(root, hours=3)
+        assert drop_unneeded(store) == []
+        check(store, rows, "risk@previous")
+        revise(root, windows="[4h, 2d]")
+        store.apply(promote=True)
+        assert {store.environment.registry.generation(id).status for id in first.values()} == {"retired"}
+        assert drop_unneeded(store) == []  # a reader may still use them
+        pass_time(root, minutes=11)
+        assert set(drop_unneeded(store)) == set(first.values())
+        assert drop_unneeded(store) == []
+        assert [online.statistics(id)["entities"] for id in first.values()] == [0, 0]
+        assert set(second.values()) <= {
+            g.id for g in store.environment.registry.generations("shop", None, "serving")
+        }
+        check(store, rows, "risk@previous")
+        store.untag("FeatureVector", "risk", "previous")
+        for name in ("spend", "trend"):
+            store.untag("FeatureSet", name, "previous")
+        assert drop_unneeded(store) == []
+        pass_time(root, minutes=11)
+        assert set(drop_unneeded(store)) == set(second.values())
+        check(store, rows)
+
+
+def test_a_filling_that_was_left_is_dropped_once_nobody_goes_on_with_it(tmp_path: Path) -> None:
+    root = write(tmp_path, {"kind": "sqlite"})
+    with FeatureStore(root) as store:
+        store.apply()
+        write_batch(root, "a", payments(60))
+        store.ingest("payments")
+        registry = store.environment.registry
+        left = registry.begin_generation("shop", "spend", "feed", store.environment.online_identity, {})
+        wanted = store.catalog.feature_set("spend").state_fingerprint
+        kept = registry.begin_generation("shop", "spend", wanted, store.environment.online_identity, {})
+        registry.beat("shop", f"generation {left.id}", "somebody")
+        pass_time(root, hours=3)
+        registry.beat("shop", f"generation {left.id}", "somebody")
+        drop_unneeded(store)
+        assert registry.generation(left.id).status == "building"
+        pass_time(root, minutes=11)
+        drop_unneeded(store)
+        assert registry.generation(left.id).status == "retired"
+        assert registry.generation(kept.id).status == "building"
+        pass_time(root, hours=24)
+        assert drop_unneeded(store) == [left.id]
+        assert registry.generation(kept.id).status == "retired"
+
+
+def pass_time(root: Path, **span: float) -> None:
+    """Let what the registry noted have happened earlier."""
+    micros = timedelta(**span) // timedelta(microseconds=1)
+    with sqlite3.connect(root / ".featurestore" / "registry.db") as connection:
+        for column in ("created_at", "retired_at", "promoted_at"):
+            connection.execute(f"UPDATE generations SET {column} = {column} - {micros}")
+        connection.execute(f"UPDATE heartbeats SET seen_at = seen_at - {micros}")
+    connection.close()

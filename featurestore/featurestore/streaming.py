@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import tables
+from featurestore import sources, tables
 from featurestore.contracts import extension
 from featurestore.errors import (
     MissingExtra,
@@ -37,7 +37,7 @@ _RECORD_SECONDS = 10.0
 
 def stream(
     store: FeatureStore,
-    sources: Sequence[str],
+    names: Sequence[str],
     engine: str | None,
     workers: int,
     stop: Event,
@@ -47,7 +47,7 @@ def stream(
 
     The first stream that fails stops all, and its error is raised.
     """
-    names = chosen(store, sources)
+    names = chosen(store, names)
     run = _engine(engine)
     counts = {name: run.counts() for name in names}
     errors: list[BaseException] = []
@@ -140,8 +140,9 @@ class _Jobs:
         """Return the job of the source's live sets and their generations."""
         self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
-        plan = self._store.catalog.source(self._source)
         fed = self._fed()
+        latest = self._store.catalog.source(self._source)
+        plan = sources.widest(latest, (feature_set.source for feature_set, _ in fed))
         self._made = _described(fed)
         targets = []
         for feature_set, generations in fed:
