@@ -21,10 +21,10 @@ from featurestore import instants
 from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
 from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
-from featurestore.online.layout import OnlineLayout
+from featurestore.online.layout import ROOT, OnlineLayout
 from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
-from featurestore.plans import SetPlan
+from featurestore.plans import BEGINNING, SetPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,6 +104,10 @@ def mark(store: OnlineStore, generation: str) -> None:
 class OnlineWriter:
     """Writes one feature set's generation. Several writers, anywhere, may write the same one at once.
 
+    What no instant of the history needs is trimmed as of the earlier of two clocks: this process's, and the
+    store server's. Where the store has none, the newest ingest time that came along stands for it. So no
+    clock that runs ahead takes anything; one that is behind keeps more for a while.
+
     `keep_all` keeps rows of all time, whatever the set's history: for scratch stores.
     """
 
@@ -122,6 +126,8 @@ class OnlineWriter:
         self._clock = clock
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
+        self._newest = BEGINNING
+        self._expire_ms = None if keep_all else self._layout.expire_ms()
         self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
 
     def mark(self) -> None:
@@ -155,6 +161,7 @@ class OnlineWriter:
         if rows.is_empty():
             return applied
         batch = entity_batch(self._layout, rows)
+        self._newest = max(self._newest, int(batch.rows.ingest.max()))
         if positions is None:
             ends = np.zeros(len(batch.partitions), np.int64)
             np.maximum.at(ends, batch.partition, batch.sequence + 1)
@@ -225,7 +232,8 @@ class OnlineWriter:
             for shard, entities in shards.items()
         }
         stored = self._store.read_for_write(self._generation, reads)
-        floors = None if self._keep_all else self._layout.floors(self._clock())
+        now = self._present([state for state, _ in stored.values()])
+        floors = None if self._keep_all else self._layout.floors(now)
         writes, counts, lost = [], [], []
         for shard, entities in shards.items():
             state, fields = stored[shard]
@@ -240,7 +248,7 @@ class OnlineWriter:
                     count.duplicates += len(index) - len(fresh)
                     if len(fresh):
                         count.rows += len(fresh)
-                        changes.append(self._change(batch, fresh, state, read, values, floors))
+                        changes.append(self._change(batch, fresh, state, read, values, floors, now))
             except _Overtaken:
                 lost.append(shard)
                 continue
@@ -278,6 +286,11 @@ class OnlineWriter:
             )
         return known
 
+    def _present(self, states: Sequence[ShardState]) -> int:
+        """Return an instant that is not after the present: see the class."""
+        told = [self._newest if state.now is None else state.now for state in states]
+        return min(self._clock(), *told)
+
     def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
         return self._layout.write_fields(batch.rows.times[batch.starts[entity] : batch.starts[entity + 1]])
 
@@ -289,19 +302,22 @@ class OnlineWriter:
         read: EntityRead,
         values: Sequence[bytes | None],
         floors: tuple[int, int] | None,
+        now: int,
     ) -> EntityWrite:
         def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
             more = EntityRead(read.shard, read.key, tuple(names))
             found, [values] = self._store.read_for_write(self._generation, {read.shard: [more]})[read.shard]
-            if (
-                found.revision != state.revision
-            ):  # written since; or another server answered, after a failover
+            if found.revision != state.revision:  # written since; or after a failover another server answers
                 raise _Overtaken
             return values
 
         stored = dict(zip(read.fields, values, strict=True))
-        fields = Update(self._layout, stored, floors, fetch).apply(batch.rows.take(index))
-        return EntityWrite(read.key, fields, None if self._keep_all else self._layout.expire_ms())
+        update = Update(self._layout, stored, floors, fetch)
+        fields = update.apply(batch.rows.take(index))
+        expire_ms = self._expire_ms
+        if expire_ms is not None:
+            expire_ms += max(0, update.newest - now) // 1000
+        return EntityWrite(read.key, fields, expire_ms, stored[ROOT] is not None, self._newest)
 
 
 def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
