@@ -24,7 +24,7 @@ from faults.scheduler import Line, Trace, Turn, explore, parse
 from faults.world import World, world
 
 SEEDS = 2000 if LONG else 12
-VERBS = ("ingest", "compact", "stream")
+VERBS = ("ingest", "materialize", "compact", "stream")
 ALL = (*VERBS, "drain", "frame", "push", "look", "ingest2", "stream2", "compact2")
 AGAIN = os.environ.get("FEATURESTORE_SCHEDULE", "")
 
@@ -75,6 +75,26 @@ def report(measured: Measured, what: str, tally: Tally, **more: object) -> None:
 def test_two_at_once(names: Sequence[str], measured: Measured) -> None:
     """Every schedule in which one of them is interrupted once."""
     report(measured, f"{' and '.join(names)}, one preemption", trial("positions", "fed", names, 1))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        # A generation began to serve without the rows that an ingest had brought to the one before.
+        "fed: materialize*13 ingest materialize",
+        "fed: materialize*35 ingest look materialize",
+        # A drain had fed the one before only, and nobody went on.
+        "fed: drain*32 materialize drain",
+        # Two first ingests each filled one, and the one that served in the end lacked the other's rows.
+        "changed: ingest*26 frame ingest",
+        "changed: frame*22 ingest frame",
+    ],
+)
+def test_what_went_wrong_once(schedule: str) -> None:
+    state, line = schedule.split(": ")
+    with world("positions", state) as made:
+        turns = parse(line)
+        attempt(made, sorted({turn.name for turn in turns}), turns, Tally())
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -26,7 +26,7 @@ import pytest
 from faults.scheduler import Actor, Body, Line, Trace, running
 from faults.stores import PointedOnline, PointedStream, acting, point_registry, pointed_delta
 
-from featurestore import FeatureStore, plans, streaming, tables
+from featurestore import FeatureStore, generations, plans, streaming, tables
 from featurestore.contracts import extension
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
@@ -220,9 +220,10 @@ class World:
 
     def _stream(self, store: FeatureStore, _: Actor) -> None:
         """A stream that looks for new generations after every step, and stops after a few."""
-        jobs = streaming._Jobs(store, "clicks", extension("engines", "local"))
+        jobs = streaming._Jobs(store, "clicks", extension("engines", "local"), is_running=True)
         topic = store.environment._streams["clicks"]
         local.run(jobs.job, topic, _StopsAfter(4), changed=jobs.changed, counts=local.Counts())
+        jobs.rest()
 
     def _push(self, store: FeatureStore, _: Actor) -> None:
         assert not store.push("clicks", PUSHED).refused
@@ -386,8 +387,10 @@ class World:
 
         The data file of a commit that lost its race stays until `vacuum`: deltalake does not say its name.
         """
-        statuses = {found.status for found in store.environment.registry.generations("world", "clicks")}
-        assert not statuses & {"building", "following"}, statuses
+        statuses = Counter(
+            found.status for found in store.environment.registry.generations("world", "clicks")
+        )
+        assert not statuses["building"] + statuses["following"], statuses
         for name in store.environment.offline.tables():
             folder = self.root / "project" / ".featurestore" / "offline" / name
             written = {str(path.relative_to(folder)) for path in folder.glob("*/**/*.parquet")}
@@ -457,6 +460,7 @@ def world(kind: str, state: str, online: Mapping[str, Any] | None = None) -> Ite
         with pointed_delta(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(local, "POLL_SECONDS", 0.0)
             patch.setattr(streaming, "_LOOK_SECONDS", -1.0)
+            patch.setattr(generations, "_NOTICE_SECONDS", 0.0)
             yield made
     finally:
         shutil.rmtree(folder)
