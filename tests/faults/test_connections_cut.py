@@ -166,11 +166,10 @@ def test_a_stream_whose_connections_are_cut_again_and_again(
                     way = rng.choice([TO_SERVER, TO_CLIENT])
                     proxy.delay = rng.choice([0.0, 0.0, 0.002])
                     proxy.cut(way, rng.randint(0, 20_000), rng.choice([RESET, CLOSE, SILENCE]))
-                    send(
-                        store, "payments", paid[number * len(paid) // cuts : (number + 1) * len(paid) // cuts]
-                    )
+                    send(store, "payments", paid[number * each :][:each])
                     assert proxy.fired.wait(60), "nothing went over the connection"
                 proxy.delay = 0.0
+                send(store, "payments", paid[cuts * each :])
                 send(store, "visits", visited)
                 caught_up(store)
                 stream.stop()
