@@ -284,7 +284,7 @@ class FeatureStore:
                 raise
             plan = found.plan  # the registry is down; what is known still serves
         if found is None or found.plan.fingerprint != plan.fingerprint:
-            found = VectorReader(plan, self.environment.online, self.catalog.serving)
+            found = VectorReader(plan, self.environment.online, self.catalog.serving, marked=True)
         self._readers[key] = (time.monotonic(), found)
         return found
 

@@ -45,6 +45,7 @@ def stream(
     The first stream that fails stops all, and its error is raised.
     """
     names = chosen(store, sources)
+    store.environment.check_online()
     run = _engine(engine)
     counts = {name: run.counts() for name in names}
     errors: list[BaseException] = []

@@ -58,10 +58,13 @@ def ingest(
     """Ingest into the sets that `name` stands for; return one report per set version."""
     if mode not in (None, "append"):
         raise RequestError(f"There is no mode '{mode}'.", hint="It is append, or left out.")
+    found = sets_for(store, name)
+    if any(plan.online for plan in found):
+        store.environment.check_online()
     engine = extension("engines", "batch")()
     reports = {}
     result = []
-    for plan in sets_for(store, name):
+    for plan in found:
         table = store.environment.rows_table(plan)
         key = tables.rows_table(plan)
         if key not in reports:
@@ -159,6 +162,7 @@ def materialize(store: FeatureStore, name: str, progress: Progress | None) -> li
     plans = [plan for plan in sets_for(store, name) if plan.online]
     if not plans:
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
+    store.environment.check_online()
     for plan in plans:
         table = store.environment.rows_table(plan)
         if not table.position(table.snapshot(), tables.BATCH) and _had_batch_rows(store, plan):

@@ -30,6 +30,7 @@ from featurestore_engines.batch.materialize import fill
 
 FLUSH_ROWS = 250_000
 FLUSH_SECONDS = 60.0
+WATCH_SECONDS = 5.0
 LANDING = "landing"
 DEAD_LETTERS = "dead_letters"
 
@@ -251,6 +252,23 @@ class OnlineSink:
         for writers in self._writers.values():
             for writer in writers:
                 writer.checkpoint(positions, shards)
+
+
+class Watch:
+    """Looks now and then for what online stores have lost, which no event may ever touch again."""
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic) -> None:
+        self._writers = [writer for target in job.targets for writer in target.writers]
+        self._clock = clock
+        self._due = clock() + WATCH_SECONDS
+
+    def look(self) -> None:
+        """Raise StoreWentBack where a store has lost what was seen in it; looks every few seconds."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + WATCH_SECONDS
+            for writer in self._writers:
+                writer.watch()
 
 
 def commit(table: OfflineTable, rows: pl.DataFrame, positions: Mapping[str, int]) -> int:
