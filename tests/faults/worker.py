@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Condition, Thread
 
 import pytest
+from faults.scale import LONG
 from faults.traffic import Traffic
 
 from featurestore import FeatureStore
@@ -25,6 +26,7 @@ ENGINES = [
 ]
 WAIT_SECONDS = 120.0
 _APPENDED_AT_ONCE = 500
+_WORK_SECONDS = 3.0 if LONG else 1.0
 
 
 class Worker:
@@ -76,7 +78,8 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it in order, and check that it did."""
+        """End it in order, once it streams, and check that it did."""
+        wait_for(lambda: "Streaming" in self.said, "the worker to start", self)
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(WAIT_SECONDS) == 0, self.said
 
@@ -181,7 +184,7 @@ class Moments:
         if kind == "start":
             self._sleep_until(begun + self._rng.uniform(0, self._start_seconds), worker)
             return kind
-        longest = begun + self._start_seconds + self._rng.uniform(0, 3.0)
+        longest = begun + self._start_seconds + self._rng.uniform(0, _WORK_SECONDS)
         if kind == "work":
             self._sleep_until(longest, worker)
             return kind
@@ -190,7 +193,7 @@ class Moments:
         if tables:
             table = self._rng.choice(tables)
             before = sum(1 for _ in table.glob(pattern))
-            while sum(1 for _ in table.glob(pattern)) == before and time.monotonic() < longest + 5.0:
+            while sum(1 for _ in table.glob(pattern)) == before and time.monotonic() < longest + _WORK_SECONDS:
                 if not worker.is_alive():
                     break
                 time.sleep(0.001)
