@@ -12,7 +12,7 @@ from faults.conftest import Measured
 from faults.judge import Judge
 from faults.scale import LONG
 from faults.traffic import Traffic, make_project
-from faults.worker import ENGINES, Appending, Moments, Worker, await_caught_up, behind, wait_for
+from faults.workers import ENGINES, Appending, Moments, Worker, await_caught_up, behind, wait_for
 
 from featurestore import FeatureStore
 from featurestore_connectors.embedded import EmbeddedServer
