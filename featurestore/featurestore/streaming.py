@@ -19,6 +19,7 @@ from featurestore.errors import (
     UnknownName,
     did_you_mean,
 )
+from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 
@@ -133,6 +134,7 @@ class _Jobs:
     def job(self, extra: Mapping[str, OnlineWriter] = {}) -> Any:
         """Return the job of the source's live sets and their generations."""
         environment = self._store.environment
+        commit = environment.config.commit
         plan = self._store.catalog.source(self._source)
         self._made = self._wanted()
         targets = []
@@ -149,6 +151,8 @@ class _Jobs:
             targets,
             environment.offline.table(tables.landing_table(plan)),
             environment.offline.table(tables.DEAD_LETTERS),
+            commit_rows=commit.rows,
+            commit_seconds=None if commit.every is None else parse_duration(commit.every) / SECOND,
         )
 
     def changed(self) -> bool:

@@ -51,12 +51,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A stream source and the feature sets that it keeps."""
+    """A stream source, the feature sets that it keeps, and how often it commits to the offline tables."""
 
     source: SourcePlan
     targets: tuple[Target, ...]
     landing: OfflineTable
     dead_letters: OfflineTable
+    commit_rows: int | None = None
+    commit_seconds: float | None = None
 
     def start(self, partition: str) -> int:
         """Return the lowest position of the partition in any store: where reading begins."""
@@ -194,6 +196,8 @@ class OfflineSink:
         self._positions: dict[str, int] = {}
         self._counts = counts
         self._clock = clock
+        self._flush_rows = job.commit_rows or FLUSH_ROWS
+        self._flush_seconds = FLUSH_SECONDS if job.commit_seconds is None else job.commit_seconds
         self._rows = 0
         self._since = clock()
 
@@ -215,12 +219,12 @@ class OfflineSink:
 
     def due_in(self) -> float | None:
         """Return the seconds until a commit is due by time; None where nothing waits."""
-        return FLUSH_SECONDS - (self._clock() - self._since) if self._positions else None
+        return self._flush_seconds - (self._clock() - self._since) if self._positions else None
 
     def is_due(self) -> bool:
         """Whether a commit is due, by rows or by time."""
         due_in = self.due_in()
-        return self._rows >= FLUSH_ROWS or (due_in is not None and due_in <= 0)
+        return self._rows >= self._flush_rows or (due_in is not None and due_in <= 0)
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
@@ -342,6 +346,13 @@ class StreamEngine:
         targets: Sequence[tuple[SetPlan, OfflineTable, tuple[OnlineWriter, ...]]],
         landing: OfflineTable,
         dead_letters: OfflineTable,
+        *,
+        commit_rows: int | None = None,
+        commit_seconds: float | None = None,
     ) -> Job:
-        """Return the job of a source and the sets that it keeps."""
-        return Job(source, tuple(Target(*target) for target in targets), landing, dead_letters)
+        """Return the job of a source and the sets that it keeps.
+
+        It commits to the offline tables after so many rows or seconds (default, FLUSH_ROWS, FLUSH_SECONDS).
+        """
+        made = tuple(Target(*target) for target in targets)
+        return Job(source, made, landing, dead_letters, commit_rows, commit_seconds)
