@@ -32,16 +32,28 @@ class Change:
     fingerprint: str | None
     effects: tuple[str, ...] = ()
     estimate: Estimate | None = None
+    is_unfilled: bool = False
 
 
 @dataclass(frozen=True)
 class Changes:
-    """All changes of a project, and the state of the registry that they were computed against."""
+    """All changes of a project, and the state of the registry that they were computed against.
+
+    Once promoted, `filled` has the rows that were brought online by set, and `lacking` how many inputs the
+    replaced version of a set was given that its source has no more, such as frames.
+    """
 
     project: str
     items: tuple[Change, ...]
     saw: Mapping[tuple[str, str], str] = field(repr=False)
     versions: tuple[NewVersion, ...] = field(repr=False, default=())
+    filled: Mapping[str, int] = field(default_factory=dict)
+    lacking: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unfilled(self) -> tuple[str, ...]:
+        """The names of sets that have no online values once this is applied, until they are filled."""
+        return tuple(item.name for item in self.items if item.is_unfilled)
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +83,7 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
                 digest,
                 _effects(environment, plan) if plan is not None else (),
                 estimate(plan) if plan is not None and plan.online else None,
+                plan is not None and _is_unfilled(environment, plan),
             )
         )
         if action != UNCHANGED:
@@ -153,11 +166,16 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
     effects.append(f"table {table}: " + ("kept as it is" if has_rows else "new, filled by ingest or stream"))
     if plan.online and not _is_served(environment, plan):
         effects.append(
-            f"online generation: new; fill it with featurestore materialize {plan.name}"
-            if _had_rows(environment, plan)
+            f"online generation: new; without values until featurestore materialize {plan.name};"
+            " apply --promote fills it first"
+            if _is_unfilled(environment, plan)
             else "online generation: new, empty"
         )
     return tuple(effects)
+
+
+def _is_unfilled(environment: Environment, plan: SetPlan) -> bool:
+    return plan.online and not _is_served(environment, plan) and _had_rows(environment, plan)
 
 
 def _has_rows(environment: Environment, plan: SetPlan) -> bool:

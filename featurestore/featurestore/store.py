@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
 from featurestore.specs import load_config, load_project
+from featurestore.steps.functions import FunctionChanged
+from featurestore.tags import LATEST, NEXT
 from featurestore.training import instant_of, training_rows
 
 if TYPE_CHECKING:
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 
     from featurestore.cases import CaseReport
     from featurestore.client import RemoteFeatureStore
-    from featurestore.plans import TrainingPlan, VectorPlan
+    from featurestore.plans import SetPlan, TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
+    from featurestore.promoting import RolledBack
     from featurestore.pushing import PushReport
     from featurestore.verify import Verification
 
@@ -155,13 +159,44 @@ class FeatureStore:
         """Return what `apply` would change, and what would follow from it."""
         return self._plan()[1]
 
-    def apply(self, planned: Changes | None = None) -> Changes:
-        """Apply the specs: new versions, immutable. Raises OperatorError where `planned` is stale."""
+    def apply(
+        self, planned: Changes | None = None, *, promote: bool = False, progress: Progress | None = None
+    ) -> Changes:
+        """Apply the specs: new versions, immutable. Raises OperatorError where `planned` is stale.
+
+        With `promote` the new versions are filled beside those that serve, followed by running streams, and
+        all switch at once, in the end; what they replace is the version `previous`. Interrupted anywhere, the
+        same again goes on from there. Without, `latest` moves at once, and what is changed has no values
+        online until it is filled.
+        """
         compiled, now = self._plan()
-        apply(self.environment, compiled, planned or now, getpass.getuser())
+        planned, author = planned or now, getpass.getuser()
+        if promote:
+            from featurestore import promoting
+
+            planned = promoting.promote(self, compiled, planned, author, progress)
+        else:
+            with suppress(FunctionChanged):  # what was applied with it cannot be computed any more
+                live = self._live_states()
+                self._retire_stale([plan for plan in compiled.sets.values() if _state(plan) not in live])
+            apply(self.environment, compiled, planned, author)
         self._readers.clear()
         self.catalog.forget()
-        return planned or now
+        return planned
+
+    def rollback(self, names: Sequence[str] = (), *, repair: bool = False) -> Sequence[RolledBack]:
+        """Swap the latest and the previous versions, of these objects or of all that were promoted last.
+
+        It is instant: the previous version is kept current until the next promotion, or until its tag
+        `previous` is deleted. Rolling back again goes forward. With `repair`, the generations that the last
+        `materialize` of these sets (default: all) replaced within the hour serve again. Raises RequestError
+        where there is nothing to go back to, and OperatorError where it has no values; nothing changes then.
+        """
+        from featurestore import promoting
+
+        done = promoting.undo_repair(self, names) if repair else promoting.roll_back(self, names)
+        self._readers.clear()
+        return done
 
     def compiled(self, without: str | None = None) -> CompiledProject:
         """Return the project's specs, compiled with the newest fits; that of `without` left out."""
@@ -401,17 +436,37 @@ class FeatureStore:
 
         What the version reads is kept current from now on; where it was not, `materialize` comes first.
         """
-        registry, project = self.environment.registry, self.environment.project
-        live = {(plan.name, plan.state_fingerprint) for plan in self.catalog.live_sets()}
-        version = registry.tag(project, kind, reference, tag)
-        for plan in self.catalog.live_sets():
-            key = (plan.name, plan.state_fingerprint)
-            stale = registry.serving_generation(project, *key, self.environment.online_identity)
-            if key not in live and stale is not None:
-                registry.retire(stale.id)  # nothing kept it current; materialize fills another
+        live = self._live_states()
+        version = self.environment.registry.tag(self.environment.project, kind, reference, tag)
+        self._retire_stale([plan for plan in self.catalog.live_sets() if _state(plan) not in live])
         self._readers.clear()
         self.catalog.forget()
         return version.fingerprint
+
+    def untag(self, kind: str, name: str, tag: str) -> bool:
+        """Delete a tag; return whether there was one. What nothing else points at is kept current no more."""
+        registry, project = self.environment.registry, self.environment.project
+        if tag in (LATEST, NEXT):
+            raise RequestError(f"The tag '{tag}' moves with apply alone.", hint="Apply other specs.")
+        deleted = registry.untag(project, kind, name, tag)
+        self._readers.clear()
+        self.catalog.forget()
+        return deleted
+
+    def _live_states(self) -> set[tuple[str, str]]:
+        return {_state(plan) for plan in self.catalog.live_sets()}
+
+    def _retire_stale(self, plans: Iterable[SetPlan]) -> None:
+        """Retire the generations of states that become live: nothing kept them current."""
+        registry, project = self.environment.registry, self.environment.project
+        for plan in plans:
+            stale = registry.serving_generation(project, *_state(plan), self.environment.online_identity)
+            if stale is not None:
+                registry.retire(stale.id)
+
+
+def _state(plan: SetPlan) -> tuple[str, str]:
+    return (plan.name, plan.state_fingerprint)
 
 
 def _reopen(root: Path, profile: str | None) -> FeatureStore:

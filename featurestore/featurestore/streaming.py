@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from featurestore.errors import (
     UnknownName,
     did_you_mean,
 )
+from featurestore.generations import BEAT_SECONDS, stream_name
 from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
@@ -52,7 +55,7 @@ def stream(
     errors: list[BaseException] = []
 
     def one(name: str) -> None:
-        jobs = _Jobs(store, name, run)
+        jobs = _Jobs(store, name, run, is_running=True)
         try:
             run.run(
                 jobs.job,
@@ -65,6 +68,8 @@ def stream(
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
             errors.append(error)
             stop.set()
+        finally:
+            jobs.rest()
 
     threads = [threading.Thread(target=one, args=(name,), name=f"stream-{name}") for name in names]
     for thread in threads:
@@ -90,19 +95,16 @@ def stream(
 
 
 def drain(
-    store: FeatureStore,
-    source: str,
-    until: Mapping[str, int] | None = None,
-    extra: Mapping[str, OnlineWriter] | None = None,
+    store: FeatureStore, source: str, until: Mapping[str, int] | None = None, *, record: bool = True
 ) -> dict[str, int]:
     """Apply what a source's stream holds now, in this thread; return the counts.
 
-    `extra` are writers of generations beyond those in the registry, by state fingerprint.
+    `until` bounds each partition; without `record`, what checks found is not told to the registry.
     """
     engine = extension("engines", "local")
-    job = _Jobs(store, source, engine).job(extra or {})
+    job = _Jobs(store, source, engine).job()
     counts = engine.drain(job, store.environment.stream(job.source), until)
-    if not extra:  # a generation that catches up reads what a stream reads, and counts, as well
+    if record:
         _record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
     return told
@@ -122,29 +124,31 @@ def _record_checks(store: FeatureStore, counts: Iterable[Any]) -> None:
 
 
 class _Jobs:
-    """Makes a source's job from the registry, and notices when there is another one."""
+    """Makes a source's job from the registry, and notices when there is another one.
 
-    def __init__(self, store: FeatureStore, source: str, engine: Any) -> None:
+    One that `is_running` tells the registry so: who fills a generation waits for streams to feed it.
+    """
+
+    def __init__(self, store: FeatureStore, source: str, engine: Any, is_running: bool = False) -> None:
         self._store = store
         self._source = source
         self._engine = engine
+        self._holder = secrets.token_hex(5) if is_running else None
         self._made: object = None
         self._looked = time.monotonic()
+        self._beaten = 0.0
 
-    def job(self, extra: Mapping[str, OnlineWriter] = {}) -> Any:
+    def job(self) -> Any:
         """Return the job of the source's live sets and their generations."""
+        self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
         commit = environment.config.commit
         plan = self._store.catalog.source(self._source)
-        self._made = self._wanted()
+        fed = self._fed()
+        self._made = _described(fed)
         targets = []
-        for feature_set in self._sets():
-            writers = [
-                OnlineWriter(feature_set, environment.online, generation)
-                for generation in self._generations(feature_set)
-            ]
-            if feature_set.state_fingerprint in extra:
-                writers.append(extra[feature_set.state_fingerprint])
+        for feature_set, generations in fed:
+            writers = [OnlineWriter(feature_set, environment.online, found) for found in generations]
             targets.append((feature_set, environment.rows_table(feature_set), tuple(writers)))
         return self._engine.job(
             plan,
@@ -161,34 +165,54 @@ class _Jobs:
         if now - self._looked < _LOOK_SECONDS:
             return False
         self._looked = now
-        return self._wanted() != self._made
+        if now - self._beaten > BEAT_SECONDS:
+            self._beat()
+        return _described(self._fed()) != self._made
 
-    def _wanted(self) -> object:
-        return [
-            (
-                plan.name,
-                plan.rows_fingerprint,
-                plan.state_fingerprint,
-                plan.steps.checks,
-                self._generations(plan),
-            )
-            for plan in self._sets()
-        ]
+    def rest(self) -> None:
+        """Tell the registry that this stream has ended; where that does not answer, time will tell."""
+        with suppress(OperatorError):
+            environment = self._store.environment
+            environment.registry.rest(environment.project, stream_name(self._source), self._holder or "")
 
-    def _sets(self) -> list[SetPlan]:
-        return [plan for plan in self._store.catalog.live_sets() if plan.source.name == self._source]
+    def _beat(self) -> None:
+        if self._holder is not None:
+            self._beaten = time.monotonic()
+            environment = self._store.environment
+            environment.registry.beat(environment.project, stream_name(self._source), self._holder)
 
-    def _generations(self, plan: SetPlan) -> list[str]:
-        if not plan.online:
-            return []
-        environment = self._store.environment
-        return [
-            found.id
-            for found in environment.registry.generations(environment.project, plan.name)
-            if found.state_fingerprint == plan.state_fingerprint
-            and found.store == environment.online_identity
-            and found.status == "serving"
-        ]
+    def _fed(self) -> list[tuple[SetPlan, list[str]]]:
+        """Return the sets that the stream keeps, with the generations that it feeds.
+
+        Those that follow come first, so that they are never behind what serves.
+        """
+        environment, catalog = self._store.environment, self._store.catalog
+        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for item in environment.registry.generations(environment.project):
+            if item.store == environment.online_identity and item.status in _FED:
+                by_status = found.setdefault((item.set_name, item.state_fingerprint), {})
+                by_status.setdefault(item.status, []).append(item.id)
+
+        def generations(plan: SetPlan, statuses: Sequence[str]) -> list[str]:
+            by_status = found.get((plan.name, plan.state_fingerprint), {}) if plan.online else {}
+            return [name for status in statuses for name in by_status.get(status, ())]
+
+        live = [(plan, generations(plan, _FED)) for plan in catalog.live_sets()]
+        known = {_version(plan) for plan, _ in live}
+        coming = [(plan, generations(plan, _FED[:1])) for plan in catalog.next_sets()]
+        fed = [(plan, made) for plan, made in coming if made and _version(plan) not in known] + live
+        return [(plan, made) for plan, made in fed if plan.source.name == self._source]
+
+
+_FED = ("following", "serving", "standby")
+
+
+def _version(plan: SetPlan) -> tuple[str, str, str]:
+    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
+
+
+def _described(fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
+    return sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
 
 
 def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:

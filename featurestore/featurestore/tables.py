@@ -38,6 +38,12 @@ def input_done(digest: str) -> str:
     return f"{_INPUT}done:{digest}"
 
 
+def inputs_done(positions: Mapping[str, int]) -> list[str]:
+    """Return the digests of the inputs that the positions count as consumed to their end."""
+    start = input_done("")
+    return [name.removeprefix(start) for name in positions if name.startswith(start)]
+
+
 def input_name(name: str) -> str:
     """Return the position that tells which bytes a named input had."""
     return f"{_INPUT}name:{name}"

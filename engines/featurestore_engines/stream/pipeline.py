@@ -330,10 +330,11 @@ def _rows_name(target: Target) -> str:
 
 @dataclass(frozen=True)
 class StreamEngine:
-    """What the core asks of a stream engine: how it runs jobs, and how it drains one in place."""
+    """What the core asks of a stream engine: how it runs jobs, drains one in place, reads what has landed."""
 
     run: Callable[..., None]
     drain: Callable[..., Counts]
+    catch_up: Callable[[Job], None] = catch_up
 
     @staticmethod
     def counts() -> Counts:

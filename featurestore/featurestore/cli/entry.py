@@ -24,7 +24,7 @@ from featurestore.cli.session import Session
 from featurestore.errors import FeatureStoreError
 
 _VERBS = (
-    *("init", "validate", "test", "plan", "apply", "fit", "tag"),
+    *("init", "validate", "test", "plan", "apply", "rollback", "fit", "tag"),
     *("ingest", "materialize", "compact", "preview"),
     *("stream", "push", "serve"),
     *("get-offline", "get-online", "verify"),
