@@ -285,7 +285,7 @@ class DeltaTable:
             hours = -(-older_than // HOUR)
             free = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
             present = self.location.filesystem().get_file_info(free)  # some are gone since an earlier run
-            number = sum(info.is_file for info in present)
+            number = len([info for info in present if info.is_file])
             if number:  # each run is two commits
                 table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
             return number
