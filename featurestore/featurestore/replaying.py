@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -216,7 +216,10 @@ class _Replays:
         waiting: dict[str, str] = {}
         refused: dict[str, tuple[str, str]] = {}
         lacking: list[tuple[SetPlan, list[Letter]]] = []
-        for target in live:
+        for found in live:
+            # `future:` and `max_bytes:` are no part of a set's version: those of now hold
+            same = found.source.fingerprint == plan.fingerprint
+            target = replace(found, source=plan) if same else found
             mine = [letter for letter in left if letter.feature_set in (None, target.name)]
             passed = []
             for letter in mine:

@@ -67,6 +67,8 @@ def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:
         works.insert(0, lambda: _compact(table, record))
     if kept is not None:
         works.insert(0, lambda: _forget(table, now - kept, record))
+        if name == tables.DEAD_LETTERS:
+            works.insert(1, lambda: _forget_replays(store, now - kept, record))
     for work in works:
         try:
             work()
@@ -78,10 +80,7 @@ def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:
 
 def _kept(name: str, landing: str, dead_letters: str) -> int | None:
     """Return how long a table's rows are kept; None where that is for ever."""
-    if _LANDING.match(name):
-        text = landing
-    else:
-        text = dead_letters if name in (tables.DEAD_LETTERS, tables.REPLAYS) else "forever"
+    text = landing if _LANDING.match(name) else dead_letters if name == tables.DEAD_LETTERS else "forever"
     return None if text == "forever" else instants.parse_duration(text)
 
 
@@ -89,6 +88,12 @@ def _forget(table: OfflineTable, before: int, record: dict[str, Any]) -> None:
     found = table.forget(before)
     record["rows_forgotten"] += found["rows"]
     record["abandoned"] += found["abandoned"]
+
+
+def _forget_replays(store: FeatureStore, before: int, record: dict[str, Any]) -> None:
+    """Delete the notes of replayed letters that are gone: after them, lest one be replayed again."""
+    if not record["abandoned"] and record["error"] is None:
+        _forget(store.environment.offline.table(tables.REPLAYS), before, record)
 
 
 def _compact(table: OfflineTable, record: dict[str, Any]) -> None:
