@@ -110,6 +110,16 @@ def _ingest_into(
         result.append(report)
 
 
+def ingest_into(store: FeatureStore, plan: SetPlan, data: Any) -> Any:
+    """Ingest a frame into one version of a set alone, then online; return its report."""
+    engine = extension("engines", "batch")()
+    table = store.environment.rows_table(plan)
+    report = _ingest_one(store, engine, plan, table, data, None, None)
+    report.rows_online += _feed(store, engine, plan, table)
+    _record(store, plan, report)
+    return report
+
+
 def _record(store: FeatureStore, plan: SetPlan, report: Any) -> None:
     store.environment.registry.record_ingest(store.environment.project, plan.name, asdict(report))
 
