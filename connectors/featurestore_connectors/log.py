@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 
 from featurestore import instants
 from featurestore.contracts import Record, RecordBatch
-from featurestore.errors import OperatorError, RequestError, SpecError, StoreUnavailable
+from featurestore.errors import NotAcknowledged, OperatorError, RequestError, SpecError, StoreUnavailable
 from featurestore_connectors.segments import (
     BODY,
     HEADER,
@@ -144,8 +144,10 @@ class LogStream:
                 first[number] = self._writers[number].append(chunked(encoded))
             except StoreUnavailable as error:
                 stored = ", ".join(self._names[done] for done in first) or "none"
-                raise StoreUnavailable(
+                raise NotAcknowledged(
                     f"{error.message} Partitions whose records were stored before that: {stored}.",
+                    [(self._names[n], first[n] + offset) if n in first else None for n, offset in places],
+                    {},
                     hint=error.hint,
                 ) from error
         return [(self._names[number], first[number] + offset) for number, offset in places]
