@@ -200,6 +200,17 @@ class Snapshot:
     handle: Any
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What retention took from a table: rows known `before` an instant, and how far in each partition.
+
+    `positions` has, by partition, the sequence behind the last row that went: below it rows may be missing.
+    """
+
+    before: int
+    positions: Mapping[str, int]
+
+
 class OfflineTable(Protocol):
     """Rows of one feature set (or of landing or dead letters), appended with positions."""
 
@@ -242,6 +253,15 @@ class OfflineTable(Protocol):
 
     def compact(self) -> dict[str, int]:
         """Rewrite closed days into files by month and bucket, sorted by entity and time."""
+
+    def forget(self, before: int) -> dict[str, int]:
+        """Delete rows that became known before the day of `before`; return `files`, `rows`, `abandoned`."""
+
+    def forgotten(self, snapshot: Snapshot | None) -> Forgotten | None:
+        """Return what `forget` took so far; None where it took nothing."""
+
+    def vacuum(self, older_than: int) -> int:
+        """Delete files that no version needs since `older_than` microseconds; return how many."""
 
 
 class OfflineStore(Protocol):
