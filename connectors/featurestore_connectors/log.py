@@ -330,7 +330,10 @@ def _check_same(folder: Path, log_id: str) -> None:
 
 def _open_topic(folder: Path, wanted: int | None) -> tuple[str, int]:
     """Return the topic's id and number of partitions, creating or widening it where needed."""
+    missing = [made for made in (folder, *folder.parents) if not made.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
