@@ -142,7 +142,9 @@ class LogStream:
         for number, encoded in sorted(split.items()):
             try:
                 first[number] = self._writers[number].append(chunked(encoded))
-            except StoreUnavailable as error:
+            except OperatorError as error:
+                if not first and not isinstance(error, StoreUnavailable):
+                    raise
                 stored = ", ".join(self._names[done] for done in first) or "none"
                 raise NotAcknowledged(
                     f"{error.message} Partitions whose records were stored before that: {stored}.",

@@ -48,9 +48,14 @@ def payloads(events: Any) -> Iterator[bytes | Refused]:
         yield from _lines(events)
     elif _is_frame(events):
         yield from _rows(_batches(events))
-    else:
+    elif isinstance(events, Iterable):
         for event in events:
             yield _payload(event)
+    else:
+        raise RequestError(
+            f"{type(events).__name__} holds no events.",
+            hint="Pass rows, JSON lines, a frame, or the path of a file.",
+        )
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
@@ -64,13 +69,8 @@ def _of_file(path: Path) -> Iterator[bytes | Refused]:
         if path.suffix in _LINES:
             with path.open("rb") as file:
                 yield from _lines(file)
-        elif path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as parquet:
-                yield from _rows(parquet.iter_batches(_ROWS))
-        elif path.suffix in _ARROW:
-            yield from _rows(_arrow_file(path))
+        elif path.suffix == ".parquet" or path.suffix in _ARROW:
+            yield from _rows(_frame_file(path))
         else:
             raise RequestError(
                 f"'{path}' is no file of events.", hint="Give a .ndjson, .parquet or .arrow file, or rows."
@@ -79,28 +79,25 @@ def _of_file(path: Path) -> Iterator[bytes | Refused]:
         raise RequestError(f"The file cannot be read: {error}.", where=str(path)) from error
 
 
-def _arrow_file(path: Path) -> Iterator[pyarrow.RecordBatch]:
+def _frame_file(path: Path) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-        except pa.ArrowInvalid:
-            source.seek(0)
-            yield from open_stream(source)
-            return
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
-
-
-def open_stream(source: Any) -> pyarrow.RecordBatchReader:
-    """Return the batches of an Arrow IPC stream. Raises RequestError where it is none."""
-    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        return pa.ipc.open_stream(source)
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as parquet:
+                yield from parquet.iter_batches(_ROWS)
+            return
+        with pa.memory_map(str(path)) as source:
+            if source.read(6) == b"ARROW1":  # a file, which ends with an index; else a stream
+                reader = pa.ipc.open_file(source)
+                for number in range(reader.num_record_batches):
+                    yield reader.get_batch(number)
+            else:
+                source.seek(0)
+                yield from pa.ipc.open_stream(source)
     except pa.ArrowInvalid as error:
-        raise RequestError(f"This is no Arrow IPC stream: {error}.") from error
+        raise RequestError(f"The file cannot be read: {error}.", where=str(path)) from error
 
 
 def _is_frame(events: Any) -> bool:

@@ -113,10 +113,8 @@ def _table(body: bytes) -> Any:
     """Return the table of an Arrow IPC stream, all of it readable."""
     import pyarrow as pa
 
-    from featurestore.events import open_stream
-
     try:
-        with open_stream(body) as reader:
+        with pa.ipc.open_stream(body) as reader:
             return reader.read_all()
     except (pa.ArrowException, OSError) as error:
         raise RequestError(f"The body is no Arrow IPC stream: {error}.") from error
