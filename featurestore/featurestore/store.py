@@ -262,10 +262,18 @@ class FeatureStore:
 
         return materialize(self, name, progress)
 
-    def push(self, source: str, events: Iterable[Any], wait: float | None = None) -> PushReport:
-        """Append events (dictionaries or JSON bytes) to a source's stream; return when they are durable.
+    def push(self, source: str, events: Any, wait: float | None = None) -> PushReport:
+        """Append events to a source's stream; return once all of them are durable, with each one's place.
 
-        With `wait` (seconds), return once they are servable, or the time is over.
+        `events` is an iterable of dictionaries or JSON bytes; bytes with one JSON object per line; the path
+        of such a file, or of one in Parquet or Arrow; or a Polars, pandas or Arrow frame, or a
+        RecordBatchReader, whose rows are events. What the source's schema does not admit is refused with its
+        index and reason, and the rest is appended. With `wait` (seconds), return once they are servable, or
+        the time is over.
+
+        Raises StoreUnavailable where the broker does not answer; PushInterrupted, which tells what is
+        durable, where some events are, or may be; OperatorError before anything is sent where a `wait` is for
+        a feature set that nothing serves.
         """
         from featurestore.pushing import push
 
