@@ -67,6 +67,11 @@ def kept(store: FeatureStore, plan: SetPlan) -> list[Generation]:
     return sorted(found, key=lambda item: order.index(item.status))
 
 
+def fed(store: FeatureStore, plan: SetPlan) -> list[Generation]:
+    """Return the generations of a set's state that whoever brings rows has to feed."""
+    return [item for item in _of(store, plan) if item.status in ("following", "serving", "standby")]
+
+
 def fill(
     store: FeatureStore,
     plans: Sequence[SetPlan],
@@ -91,6 +96,8 @@ def fill(
                 break
         if is_level:
             store.environment.registry.follow(item.id for item in fillings)
+            for item in fillings:  # from here on an ingest feeds it too; what was committed before is there
+                _bring(store, engine, item, bring, progress)
             _await_level(store, fillings, check)
     for item in fillings:
         mark(store.environment.online, item.id)

@@ -99,11 +99,15 @@ def drain(
 ) -> dict[str, int]:
     """Apply what a source's stream holds now, in this thread; return the counts.
 
-    `until` bounds each partition; without `record`, what checks found is not told to the registry.
+    `until` bounds each partition; without `record`, what checks found is not told to the registry. What began
+    to be fed meanwhile has it too: a generation that serves by then would lack it otherwise.
     """
     engine = extension("engines", "local")
-    job = _Jobs(store, source, engine).job()
+    jobs = _Jobs(store, source, engine)
+    job = jobs.job()
     counts = engine.drain(job, store.environment.stream(job.source), until)
+    while not jobs.is_current():
+        engine.drain(jobs.job(), store.environment.stream(job.source), until)
     if record:
         _record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
@@ -167,7 +171,11 @@ class _Jobs:
         self._looked = now
         if now - self._beaten > BEAT_SECONDS:
             self._beat()
-        return _described(self._fed()) != self._made
+        return not self.is_current()
+
+    def is_current(self) -> bool:
+        """Tell whether the job that was made last feeds all that is to be fed now."""
+        return _described(self._fed()) == self._made
 
     def rest(self) -> None:
         """Tell the registry that this stream has ended; where that does not answer, time will tell."""

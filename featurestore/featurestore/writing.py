@@ -178,23 +178,26 @@ def given(data: Any, root: Path) -> BatchSource:
 
 
 def _feed(store: FeatureStore, engine: Any, plan: SetPlan, table: OfflineTable) -> int:
-    """Bring ingested rows online: into what serves and what is standby, or into a first generation."""
+    """Bring ingested rows online: into what serves, follows and is standby, or into a first generation.
+
+    Asks what these are after the rows are committed: who lets a generation follow reads the table after that.
+    """
     if not plan.online:
         return 0
     online = store.environment.online
     if generations.serving(store, plan) is None:
         return sum(item.rows for item in _let_serve(store, [plan], None, is_level=False))
     rows = 0
-    for kept in generations.kept(store, plan):
-        writer = OnlineWriter(plan, online, kept.id)
-        if is_marked(online, kept.id):
+    for found in generations.fed(store, plan):
+        writer = OnlineWriter(plan, online, found.id)
+        if found.status == "following" or is_marked(online, found.id):
             fed = engine.feed(plan, table, writer)
-        elif kept.status == "serving":
+        elif found.status == "serving":
             fed = engine.fill(plan, table, writer)  # the store lost the generation: all rows, streams' too
-            mark(online, kept.id)
+            mark(online, found.id)
         else:
             continue
-        rows += int(fed.rows) if kept.status == "serving" else 0
+        rows += int(fed.rows) if found.status == "serving" else 0
     return rows
 
 
