@@ -11,6 +11,7 @@ from featurestore.catalog import DECLARATIONS, FUNCTIONS, sets_of
 from featurestore.compiler import CompiledProject
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.environment import Environment
+from featurestore.instants import format_instant
 from featurestore.online.estimate import Estimate, estimate
 from featurestore.online.writer import mark
 from featurestore.plans import SetPlan
@@ -164,6 +165,11 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
     table = tables.rows_table(plan)
     has_rows = _has_rows(environment, plan)
     effects.append(f"table {table}: " + ("kept as it is" if has_rows else "new, filled by ingest or stream"))
+    if not has_rows and (gone := _forgotten(environment, plan)) is not None:
+        effects.append(
+            f"table {table}: will lack the stream's rows that became known before {format_instant(gone)},"
+            " which landing no longer has (upkeep: landing)"
+        )
     if plan.online and not _is_served(environment, plan):
         effects.append(
             f"online generation: new; without values until featurestore materialize {plan.name};"
@@ -180,6 +186,15 @@ def _is_unfilled(environment: Environment, plan: SetPlan) -> bool:
 
 def _has_rows(environment: Environment, plan: SetPlan) -> bool:
     return environment.rows_table(plan).snapshot() is not None
+
+
+def _forgotten(environment: Environment, plan: SetPlan) -> int | None:
+    """Return the instant before which landing has lost rows; None where it has all that came."""
+    if plan.source.stream is None:
+        return None
+    landing = environment.offline.table(tables.landing_table(plan.source))
+    gone = landing.forgotten(landing.snapshot())
+    return None if gone is None else gone.before
 
 
 def _had_rows(environment: Environment, plan: SetPlan) -> bool:

@@ -163,7 +163,10 @@ class StreamSource(Protocol):
         """Return a reader from `sequence` on; None is the earliest. A lost range is an OperatorError."""
 
     def append(self, records: Sequence[tuple[bytes | None, bytes]]) -> list[tuple[str, int]]:
-        """Append (key, value) pairs durably; return each one's partition and sequence."""
+        """Append (key, value) pairs durably; return each one's partition and sequence.
+
+        Raises NotAcknowledged, which tells them apart, where some are not known to be stored.
+        """
 
     def close(self) -> None:
         """Release connections."""

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import sources, tables
+from featurestore import tables
 from featurestore.contracts import extension
 from featurestore.errors import (
     MissingExtra,
@@ -22,8 +22,10 @@ from featurestore.errors import (
     did_you_mean,
 )
 from featurestore.generations import BEAT_SECONDS, stream_name
+from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
+from featurestore.sources import widest
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -37,7 +39,7 @@ _RECORD_SECONDS = 10.0
 
 def stream(
     store: FeatureStore,
-    names: Sequence[str],
+    sources: Sequence[str],
     engine: str | None,
     workers: int,
     stop: Event,
@@ -47,7 +49,8 @@ def stream(
 
     The first stream that fails stops all, and its error is raised.
     """
-    names = chosen(store, names)
+    names = chosen(store, sources)
+    store.environment.check_online()
     run = _engine(engine)
     counts = {name: run.counts() for name in names}
     errors: list[BaseException] = []
@@ -144,9 +147,10 @@ class _Jobs:
         """Return the job of the source's live sets and their generations."""
         self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
+        commit = environment.config.commit
         fed = self._fed()
         latest = self._store.catalog.source(self._source)
-        plan = sources.widest(latest, (feature_set.source for feature_set, _ in fed))
+        plan = widest(latest, (feature_set.source for feature_set, _ in fed))
         self._made = _described(fed)
         targets = []
         for feature_set, generations in fed:
@@ -157,6 +161,8 @@ class _Jobs:
             targets,
             environment.offline.table(tables.landing_table(plan)),
             environment.offline.table(tables.DEAD_LETTERS),
+            commit_rows=commit.rows,
+            commit_seconds=None if commit.every is None else parse_duration(commit.every) / SECOND,
         )
 
     def changed(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from featurestore.plans import SetPlan, SourcePlan
 
 DEAD_LETTERS = "dead_letters"
+REPLAYS = "dead_letters_replayed"
 BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
 
@@ -47,6 +48,11 @@ def inputs_done(positions: Mapping[str, int]) -> list[str]:
 def input_name(name: str) -> str:
     """Return the position that tells which bytes a named input had."""
     return f"{_INPUT}name:{name}"
+
+
+def landed_letters(partition: str, plan: SetPlan) -> str:
+    """Return the position, among dead letters, of what a new version refused of a partition's landed rows."""
+    return f"{_INPUT}landed:{partition}/{rows_table(plan)}"
 
 
 def row_partitions(positions: Mapping[str, int]) -> dict[str, int]:

@@ -36,6 +36,7 @@ from featurestore_engines.stream.pipeline import (
     Preparation,
     Prepared,
     StreamEngine,
+    Watch,
     catch_up,
 )
 
@@ -82,6 +83,7 @@ class _Records(FixedPartitionedSource[RecordBatch, None]):
         self._source = source
         self._ends = ends
         self._failure = failure
+        self._watch = Watch(job)
 
     def list_parts(self) -> list[str]:
         return self._source.partitions()
@@ -92,14 +94,19 @@ class _Records(FixedPartitionedSource[RecordBatch, None]):
         def open_reader() -> StreamReader:
             return self._source.reader(for_part, self._job.start(for_part) or None)
 
-        return _Partition(open_reader, self._ends, self._failure)
+        return _Partition(open_reader, self._watch, self._ends, self._failure)
 
 
 class _Partition(StatefulSourcePartition[RecordBatch, None]):
     def __init__(
-        self, open_reader: Callable[[], StreamReader], ends: Callable[[], bool], failure: _Failure
+        self,
+        open_reader: Callable[[], StreamReader],
+        watch: Watch,
+        ends: Callable[[], bool],
+        failure: _Failure,
     ) -> None:
         self._open_reader = open_reader
+        self._watch = watch
         self._reader: StreamReader | None = None
         self._ends = ends
         self._failure = failure
@@ -115,6 +122,7 @@ class _Partition(StatefulSourcePartition[RecordBatch, None]):
     def _poll(self) -> RecordBatch | None:
         if self._reader is None:
             self._reader = self._open_reader()
+        self._watch.look()
         return self._reader.poll(MAX_RECORDS, 0.0)
 
     def next_awake(self) -> datetime | None:
