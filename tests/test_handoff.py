@@ -20,10 +20,7 @@ from streams import lag, streaming
 from featurestore import FeatureStore, OperatorError, RequestError
 from featurestore.generations import drop_unneeded
 
-ENGINES = [
-    "local",
-    pytest.param("bytewax", marks=pytest.mark.skipif(sys.version_info >= (3, 13), reason="no wheel")),
-]
+BYTEWAX = pytest.mark.skipif(sys.version_info >= (3, 13), reason="no wheel")
 HALVES = {"event_id": "event_id: id", "cutover": "cutover: 2026-03-01T01:00:00Z"}
 CHANGES: dict[str, dict[str, Any]] = {
     "another window, the same rows": {"windows": "[1h, 3h, 2d]"},
@@ -84,12 +81,17 @@ def test_history_by_ingest_and_the_stream_meet_without_gap_or_double_count(
         assert [report.rows_written for report in store.ingest("payments")] == [0, 0]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("change", "engine"),
+    [
+        ("another window, the same rows", "local"),
+        pytest.param("another step, other rows", "bytewax", marks=BYTEWAX),
+    ],
+)
 def test_a_promotion_while_events_flow_switches_at_once_and_every_answer_is_right(
     change: str, engine: str, tmp_path: Path, online_config: dict[str, Any]
 ) -> None:
-    rows = payments(400)
+    rows = payments(300)
     root = write(tmp_path, online_config)
     with FeatureStore(root) as store:
         store.apply()
@@ -105,7 +107,7 @@ def test_a_promotion_while_events_flow_switches_at_once_and_every_answer_is_righ
                 new = store.vector("risk").name
                 wait_until(lambda: new in poller.versions, "the service has noticed")
                 assert sent.wait(60)
-            running.await_records(350)
+            running.await_records(250)
             asked = poller.answers
             wait_until(lambda: poller.answers > asked + 1, "more answers")
         assert poller.versions == [old, new]
@@ -324,19 +326,20 @@ def test_a_column_that_a_source_gains_is_in_the_new_version_while_the_stream_run
             store.apply(promote=True)
             send(store, noted[100:])
             for reference in ("risk", "risk@previous"):
-                wait_until(lambda name=reference: counted(store, name) == 160, "all is applied")
-                check_at_once(store, plain, reference)
+                wait_until(lambda name=reference: is_right(store, plain, name), f"{reference} has all")
         check(store, plain)
         check(store, plain, "risk@previous")
         assert [op for op in store.rollback() if op.kind == "Source"]
         check(store, plain)
 
 
-def counted(store: FeatureStore, reference: str) -> int:
-    """Return how many payments the vectors of all customers count."""
-    asked = [{"customer": customer} for customer in range(handoff.CUSTOMERS)]
-    found = store.vector(reference).get_online(asked, as_of=handoff.AT).to_dicts()
-    return sum(values["amount_count_2d"] for values in found)
+def is_right(store: FeatureStore, rows: list[handoff.Row], reference: str) -> bool:
+    """Tell whether the vectors are the oracle's by now."""
+    try:
+        check_at_once(store, rows, reference)
+    except AssertionError:
+        return False
+    return True
 
 
 def test_a_source_that_one_stream_cannot_read_both_ways_is_not_promoted(tmp_path: Path) -> None:
