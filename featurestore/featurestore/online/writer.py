@@ -111,6 +111,11 @@ class OnlineWriter:
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
 
+    @property
+    def generation(self) -> str:
+        """The generation that is written."""
+        return self._generation
+
     def mark(self) -> None:
         """Note in the store that the generation is filled, where that is not noted."""
         if not is_marked(self._store, self._generation):
