@@ -22,6 +22,7 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -103,6 +104,7 @@ class KafkaStream:
         self._producer: Producer | None = None
         self._lock = threading.Lock()
         self._cluster = self._topic_id = ""
+        self._group_failed = False
         self._described: tuple[float, str, int] = (float("-inf"), "", 0)
 
     def partitions(self) -> list[str]:
@@ -157,6 +159,29 @@ class KafkaStream:
             consumer.close()
             raise
 
+    def begin(self, partition: str, start: str | int) -> int:
+        """Return where reading begins for `earliest`, `latest`, or an instant of record time (microseconds).
+
+        Of an instant, the broker says where the first message at or after it is. Raises OperatorError where
+        it cannot.
+        """
+        number = int(partition.rpartition("/")[2])
+        if isinstance(start, str):
+            return self.offsets([number], {"earliest": _EARLIEST, "latest": _LATEST}[start])[number][0]
+        # The end is asked first: what comes in between is later than it, and is read.
+        [end] = self.offsets([number], _LATEST)[number]
+        milliseconds = -(-start // 1000)  # messages count milliseconds
+        [found] = self.offsets([number], OffsetSpec.for_timestamp(milliseconds))[number]
+        if found >= 0:
+            return min(found, end)
+        if self._cluster.startswith("mockCluster") and end:
+            raise OperatorError(
+                f"The broker at {self.brokers} is librdkafka's own, and does not know which message of "
+                f"'{self.topic}' was the first at an instant.",
+                hint="Write start: earliest or start: latest.",
+            )
+        return end
+
     def append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[str, int]]:
         """Append (key, value) pairs; return each one's partition and offset, once all replicas have it.
 
@@ -198,6 +223,32 @@ class KafkaStream:
             self.close()
             raise self._not_acknowledged([number for number, at in enumerate(placed) if at is None], failed)
         return [(f"{prefix}/{at[0]}", at[1]) for at in placed if at is not None]
+
+    def show_applied(self, positions: Mapping[str, int], group: str) -> None:
+        """Commit the positions to the consumer group `group`, or `group.id`, for the eyes of lag monitors.
+
+        What they say is never read here. A failure is logged once, and changes nothing.
+        """
+        group = str(self._options.get("group.id", group))
+        prefix = self._described[1]
+        offsets = [
+            TopicPartition(self.topic, int(name.rpartition("/")[2]), end)
+            for name, end in positions.items()
+            if name.rpartition("/")[0] == prefix
+        ]
+        if not offsets:
+            return
+        try:
+            request = [ConsumerGroupTopicPartitions(group, offsets)]
+            [answer] = self._admin.alter_consumer_group_offsets(
+                request, request_timeout=self.answer_within
+            ).values()
+            answer.result()
+            self._group_failed = False
+        except KafkaException as error:
+            if not self._group_failed:
+                _LOGGER.warning("The lag of group %s cannot be shown: %s", group, error.args[0].str())
+            self._group_failed = True
 
     def close(self) -> None:
         """Release connections. What was not acknowledged is given up."""

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import tables
+from featurestore import beginning, tables
 from featurestore.contracts import extension
 from featurestore.errors import (
     MissingExtra,
@@ -48,9 +48,10 @@ def stream(
     run = _engine(engine)
     counts = {name: run.counts() for name in names}
     errors: list[BaseException] = []
+    all_jobs = {name: _Jobs(store, name, run) for name in names}
 
     def one(name: str) -> None:
-        jobs = _Jobs(store, name, run)
+        jobs = all_jobs[name]
         try:
             run.run(
                 jobs.job,
@@ -77,11 +78,13 @@ def stream(
             if time.monotonic() - recorded > _RECORD_SECONDS:
                 recorded = time.monotonic()
                 _record_checks(store, counts.values())
+                _show_applied(all_jobs.values())
     finally:
         stop.set()
         for thread in threads:
             thread.join()
         _record_checks(store, counts.values())
+        _show_applied(all_jobs.values())
     if errors:
         raise errors[0]
     return {name: count.to_dict() for name, count in counts.items()}
@@ -106,6 +109,18 @@ def drain(
     return told
 
 
+def accept_topic(store: FeatureStore, source: str, start: str) -> dict[str, int]:
+    """Go on with a topic that was made anew; see `FeatureStore.accept_topic`."""
+    [name] = chosen(store, [source])
+    return beginning.accept_topic(store.environment, store.catalog.source(name), start)
+
+
+def _show_applied(jobs: Iterable[_Jobs]) -> None:
+    """Show the broker's tools what every store has; what they are shown is never read back."""
+    for job in jobs:
+        job.show_applied()
+
+
 def _record_checks(store: FeatureStore, counts: Iterable[Any]) -> None:
     """Add to the registry what checks found; what it does not take now, it is given the next time."""
     registry, project = store.environment.registry, store.environment.project
@@ -127,6 +142,7 @@ class _Jobs:
         self._source = source
         self._engine = engine
         self._made: object = None
+        self._job: Any = None
         self._looked = time.monotonic()
 
     def job(self, extra: Mapping[str, OnlineWriter] = {}) -> Any:
@@ -134,6 +150,7 @@ class _Jobs:
         environment = self._store.environment
         plan = self._store.catalog.source(self._source)
         self._made = self._wanted()
+        beginning.begin(environment, plan)
         targets = []
         for feature_set in self._sets():
             writers = [
@@ -143,12 +160,25 @@ class _Jobs:
             if feature_set.state_fingerprint in extra:
                 writers.append(extra[feature_set.state_fingerprint])
             targets.append((feature_set, environment.rows_table(feature_set), tuple(writers)))
-        return self._engine.job(
+        self._job = self._engine.job(
             plan,
             targets,
             environment.offline.table(tables.landing_table(plan)),
             environment.offline.table(tables.DEAD_LETTERS),
         )
+        return self._job
+
+    def show_applied(self) -> None:
+        """Show the broker's tools how far all stores have come."""
+        if self._job is None:
+            return
+        environment = self._store.environment
+        try:
+            applied = self._job.applied()
+            topic = environment.stream(self._job.source)
+        except OperatorError:
+            return  # a store that is down is told of where it is written to
+        topic.show_applied(applied, f"{environment.project}-{self._source}")
 
     def changed(self) -> bool:
         """Tell whether versions or generations changed since the job was made; looks now and then."""
@@ -159,6 +189,9 @@ class _Jobs:
         return self._wanted() != self._made
 
     def _wanted(self) -> object:
+        return [self._store.catalog.source(self._source), *self._wanted_sets()]
+
+    def _wanted_sets(self) -> list[object]:
         return [
             (
                 plan.name,

@@ -11,6 +11,7 @@ DEAD_LETTERS = "dead_letters"
 BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
 
+BEGUN = "begun:"
 _INPUT = "input:"
 
 
@@ -40,6 +41,11 @@ def input_name(name: str) -> str:
     return f"{_INPUT}name:{name}"
 
 
+def begun(partition: str) -> str:
+    """Return the position that tells where the reading of a stream's partition began."""
+    return f"{BEGUN}{partition}"
+
+
 def row_partitions(positions: Mapping[str, int]) -> dict[str, int]:
-    """Return the positions of partitions that rows stand in, without those of inputs."""
-    return {name: end for name, end in positions.items() if not name.startswith(_INPUT)}
+    """Return the positions of partitions that rows stand in, without those of inputs and beginnings."""
+    return {name: end for name, end in positions.items() if not name.startswith((_INPUT, BEGUN))}
