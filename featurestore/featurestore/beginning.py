@@ -35,6 +35,16 @@ def begin(environment: Environment, source: SourcePlan) -> None:
     _Beginning(environment, source).record()
 
 
+def begin_before_push(environment: Environment, source: SourcePlan) -> None:
+    """Decide where a stream begins before something is pushed, so that what is pushed is not left out."""
+    if source.stream is None or source.stream.get("start", EARLIEST) == EARLIEST:
+        return
+    topic = environment.stream(source)
+    if topic not in environment.begun:
+        begin(environment, source)
+        environment.begun.append(topic)
+
+
 def accept_topic(environment: Environment, source: SourcePlan, start: str = EARLIEST) -> dict[str, int]:
     """Go on with a topic that was made anew, or another cluster's; return where its partitions begin.
 

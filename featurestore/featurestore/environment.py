@@ -37,6 +37,7 @@ class Environment:
         if str(root) not in sys.path:
             sys.path.append(str(root))  # where the functions of python steps are
         self._streams: dict[tuple[str, str], StreamSource] = {}
+        self.begun: list[StreamSource] = []
 
     @property
     def project(self) -> str:

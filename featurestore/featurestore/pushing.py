@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from featurestore import instants
+from featurestore.beginning import begin_before_push
 from featurestore.errors import RequestError
 from featurestore.expressions import RowRejected
 from featurestore.keys import cast_key, encode_key, shard_of
@@ -42,6 +43,7 @@ def push(store: FeatureStore, source: str, events: Iterable[Any], wait: float | 
     """Append the events that the source's schema admits; see `FeatureStore.push`."""
     plan = store.catalog.source(source)
     stream = store.environment.stream(plan)
+    begin_before_push(store.environment, plan)
     report = PushReport()
     rows, payloads = [], []
     for index, event in enumerate(events):

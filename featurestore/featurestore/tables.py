@@ -12,6 +12,11 @@ BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
 
 BEGUN = "begun:"
+"""Where the reading of a stream's partition began is noted under this name with the partition's behind it."""
+
+FORGOTTEN = "forgotten:"
+"""What retention took is noted under this name (the instant) and this name with a partition's behind it."""
+
 _INPUT = "input:"
 
 
