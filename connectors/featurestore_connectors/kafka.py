@@ -40,6 +40,7 @@ from featurestore.errors import FeatureStoreError, OperatorError, SpecError, Sto
 _LOGGER = logging.getLogger("featurestore.kafka")
 _UNAVAILABLE_AFTER = "30s"
 _VERIFY_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 _ERROR_BACKOFF_MS = 500
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -56,12 +57,25 @@ _OURS: dict[str, dict[str, Any]] = {
     "admin": {},
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "consumer": {"group.id": "featurestore", "isolation.level": "read_committed"},
+    "consumer": {
+        "group.id": "featurestore",
+        "isolation.level": "read_committed",
+        # A message over these limits would hold up its partition for ever; one alone is fetched whatever its
+        # size. What is fetched ahead is bounded by bytes, for there is a consumer per partition.
+        "receive.message.max.bytes": 1_000_000_000,
+        "queued.max.messages.kbytes": 16_384,
+    },
     "producer": {"partitioner": "murmur2_random", "compression.type": "lz4"},
     "admin": {},
 }
 _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID}
 _PERHAPS_GONE = _GONE | {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # or no broker answers
+_CREDENTIALS = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+}
+_NO_ANSWER = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}
 _ELECTING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
 _REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -300,6 +314,17 @@ class KafkaStream:
         self._admin.poll(0)
         known = f" ({self._trouble.str()})" if self._trouble is not None else ""
         text = f"Kafka at {self.brokers}, topic '{self.topic}': {error.str()}{known}."
+        if self._is_refused():
+            return OperatorError(
+                text,
+                hint="Correct stream: options: in featurestore.yaml: security.protocol, and "
+                + (
+                    "ssl.ca.location (the authority that signed the broker's certificate), "
+                    "ssl.certificate.location, ssl.key.location."
+                    if self._trouble is not None and self._trouble.code() == KafkaError._SSL
+                    else "sasl.mechanisms, sasl.username, sasl.password."
+                ),
+            )
         if error.code() in _REFUSED:
             return OperatorError(text, hint="Correct the permissions, the limits, or stream: options:.")
         if error.fatal() or error.code() == KafkaError._INVALID_ARG:
@@ -314,7 +339,25 @@ class KafkaStream:
         )
 
     def _metadata(self) -> Any:
-        return self.ask(lambda: self._admin.list_topics(timeout=self.answer_within))
+        """Return the cluster's metadata; of brokers that refuse us, say so at once rather than in the end."""
+        deadline = time.monotonic() + self.answer_within
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._admin.list_topics(timeout=max(min(left, _LOOK_SECONDS), 0.01))
+            except KafkaException as error:
+                self._admin.poll(0)
+                if left <= _LOOK_SECONDS or self._is_refused() or error.args[0].code() not in _NO_ANSWER:
+                    raise self.translated(error.args[0]) from error
+
+    def _is_refused(self) -> bool:
+        """Tell whether brokers that never answered refuse our credentials, or show a certificate of others."""
+        trouble = self._trouble
+        if trouble is None or self._cluster:
+            return False
+        return trouble.code() in _CREDENTIALS or (
+            trouble.code() == KafkaError._SSL and "certificate" in trouble.str()
+        )
 
     def _describe_topic(self) -> Any:
         topics = TopicCollection([self.topic])

@@ -26,7 +26,7 @@ from featurestore.errors import FeatureStoreError
 _VERBS = (
     *("init", "validate", "test", "plan", "apply", "fit", "tag"),
     *("ingest", "materialize", "compact", "preview"),
-    *("stream", "push", "serve"),
+    *("stream", "accept-topic", "push", "serve"),
     *("get-offline", "get-online", "verify"),
     *("status", "list", "show"),
 )

@@ -48,7 +48,7 @@ def stream(
     show_counts(session, counts)
 
 
-@verb(_PANEL)
+@verb(_PANEL, "accept-topic")
 def accept_topic(
     session: Session,
     source: Annotated[str, typer.Argument(help="The source.")],
