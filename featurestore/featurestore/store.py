@@ -314,6 +314,16 @@ class FeatureStore:
 
         return {name: drain(self, name) for name in chosen(self, sources)}
 
+    def accept_topic(self, source: str, start: str = "earliest") -> dict[str, int]:
+        """Let a source's stream go on with a topic that was made anew, or that lies in another cluster.
+
+        Returns where its partitions begin: at `earliest`, `latest`, or an instant. A topic that is known
+        already is left as it is.
+        """
+        from featurestore.streaming import accept_topic
+
+        return accept_topic(self, source, start)
+
     def compact(self, name: str | None = None) -> dict[str, dict[str, int]]:
         """Rewrite the offline tables' closed days, sorted; return counts by table."""
         offline = self.environment.offline

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import tables
+from featurestore import beginning, tables
 from featurestore.contracts import extension
 from featurestore.errors import (
     MissingExtra,
@@ -101,9 +101,8 @@ def running(
 ) -> Running:
     """Return the streams of these sources in this process, not started yet."""
     engine = _engine(options.engine)
-    return Running(
-        store, engine, {n: _Jobs(store, n, engine, is_running=True) for n in names}, stop, options, clusters
-    )
+    jobs = {name: _Jobs(store, name, engine, is_running=True) for name in names}
+    return Running(store, engine, jobs, stop, options, clusters)
 
 
 def drain(
@@ -126,6 +125,12 @@ def drain(
     return told
 
 
+def accept_topic(store: FeatureStore, source: str, start: str) -> dict[str, int]:
+    """Go on with a topic that was made anew; see `FeatureStore.accept_topic`."""
+    [name] = chosen(store, [source])
+    return beginning.accept_topic(store.environment, store.catalog.source(name), start)
+
+
 class _Jobs:
     """Makes a source's job from the registry, and notices when there is another one.
 
@@ -138,6 +143,7 @@ class _Jobs:
         self._engine = engine
         self._holder = secrets.token_hex(5) if is_running else None
         self._made: object = None
+        self._job: Any = None
         self._looked = time.monotonic()
         self._beaten = 0.0
 
@@ -148,12 +154,13 @@ class _Jobs:
         commit = environment.config.commit
         plan = self._store.catalog.source(self._source)
         fed = self._fed()
-        self._made = _described(fed)
+        self._made = self._described(fed)
+        beginning.begin(environment, plan)
         targets = []
         for feature_set, generations in fed:
             writers = [OnlineWriter(feature_set, environment.online, found) for found in generations]
             targets.append((feature_set, environment.rows_table(feature_set), tuple(writers)))
-        return self._engine.job(
+        self._job = self._engine.job(
             plan,
             targets,
             environment.offline.table(tables.landing_table(plan)),
@@ -161,6 +168,19 @@ class _Jobs:
             commit_rows=commit.rows,
             commit_seconds=None if commit.every is None else parse_duration(commit.every) / SECOND,
         )
+        return self._job
+
+    def show_applied(self) -> None:
+        """Show the broker's tools how far all stores have come."""
+        if self._job is None:
+            return
+        environment = self._store.environment
+        try:
+            applied = self._job.applied()
+            topic = environment.stream(self._job.source)
+        except OperatorError:
+            return  # a store that is down is told of where it is written to
+        topic.show_applied(applied, f"{environment.project}-{self._source}")
 
     def changed(self) -> bool:
         """Tell whether versions or generations changed since the job was made; looks now and then."""
@@ -174,7 +194,11 @@ class _Jobs:
 
     def is_current(self) -> bool:
         """Tell whether the job that was made last feeds all that is to be fed now."""
-        return _described(self._fed()) == self._made
+        return self._described(self._fed()) == self._made
+
+    def _described(self, fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
+        sets = sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
+        return self._store.catalog.source(self._source), sets
 
     def rest(self) -> None:
         """Tell the registry that this stream has ended; where that does not answer, time will tell."""
@@ -216,10 +240,6 @@ _FED = ("following", "serving", "standby")
 
 def _version(plan: SetPlan) -> tuple[str, str, str]:
     return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
-
-
-def _described(fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
-    return sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
 
 
 def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:

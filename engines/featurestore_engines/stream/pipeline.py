@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from featurestore import instants, plans, tables
-from featurestore.contracts import OfflineTable, RecordBatch
+from featurestore.contracts import OfflineTable, RecordBatch, Snapshot
 from featurestore.instants import format_instant
 from featurestore.keys import SHARDS
 from featurestore.metrics import Metrics
@@ -79,6 +79,16 @@ class Job:
             positions.append(target.table.position(target.table.snapshot(), partition))
             positions += [writer.lowest(partition) for writer in target.writers]
         return min(positions)
+
+    def applied(self) -> dict[str, int]:
+        """Return by partition how far every store has come, as `start` of all partitions would."""
+        stores = [self.landing, self.dead_letters, *(target.table for target in self.targets)]
+        known: list[Mapping[str, int]] = [table.positions(table.snapshot()) for table in stores]
+        for target in self.targets:
+            for writer in target.writers:
+                known += writer.positions().values()
+        names = tables.row_partitions(known[0])
+        return {name: min(positions.get(name, 0) for positions in known) for name in names}
 
 
 @dataclass(frozen=True)
@@ -389,13 +399,13 @@ def catch_up(job: Job) -> None:
     So a new version, or a generation that lost writes, does not depend on how long the broker keeps records.
     """
     snapshot = job.landing.snapshot()
-    ends = {} if snapshot is None else job.landing.positions(snapshot)
+    ends = {} if snapshot is None else tables.row_partitions(job.landing.positions(snapshot))
     for target in job.targets:
         for partition, end in ends.items():
             assert snapshot is not None
             low = target.table.position(target.table.snapshot(), partition)
             while low < end:
-                high = min(low + FLUSH_ROWS, end)
+                high = min(_first(job.landing, snapshot, partition, low, end) + FLUSH_ROWS, end)
                 landed = job.landing.lazy(
                     snapshot, cut={partition: high}, since={partition: low}, schema=job.source.schema
                 )
@@ -429,6 +439,15 @@ def retrying(counts: Counts, trouble: str) -> None:
     """Note that a store or the broker does not answer, and is tried again."""
     counts.increment("retries_total")
     counts.progress.failed(trouble)
+
+
+def _first(landing: OfflineTable, snapshot: Snapshot, partition: str, low: int, end: int) -> int:
+    """Return the sequence of the first row from `low` on, else `end`: topics need not begin at 0."""
+    if end - low <= FLUSH_ROWS:
+        return low
+    rows = landing.lazy(snapshot, [plans.SEQUENCE], cut={partition: end}, since={partition: low})
+    first = rows.select(pl.col(plans.SEQUENCE).min()).collect().item()
+    return end if first is None else int(first)
 
 
 def _rows_name(target: Target) -> str:

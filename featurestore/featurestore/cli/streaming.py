@@ -118,6 +118,24 @@ def logging_to_stderr(session: Session, log_format: str, log_level: str) -> Iter
         logs.remove(handler)
 
 
+@verb(_PANEL, "accept-topic")
+def accept_topic(
+    session: Session,
+    source: Annotated[str, typer.Argument(help="The source.")],
+    start: Annotated[
+        str, typer.Option(metavar="earliest|latest|INSTANT", help="Where to begin in the new topic.")
+    ] = "earliest",
+) -> None:
+    """Go on with a topic that was deleted and made anew, or that lies in another cluster."""
+    begun = session.store.accept_topic(source, start)
+    if session.console.json:
+        session.console.data({"begins": begun})
+    for partition, sequence in begun.items():
+        session.console.say(f"{partition}: from {sequence:,}")
+    if not begun:
+        session.console.say(f"{source}: the topic is the one that the stores know; nothing to accept")
+
+
 @verb(_PANEL)
 def push(
     session: Session,
