@@ -130,7 +130,7 @@ def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
     for (kind, name), item in compiled.declarations.items():
         if _waits(compiled, kind, name):
             continue
-        content: Any = item.model_dump(mode="json", by_alias=True)
+        content: Any = compiled.declared(item)  # with its Avro schema: another one is another version
         if kind == "FeatureSet":
             plan = compiled.sets[name]
             content = [content, plan.rows_fingerprint, plan.state_fingerprint]
@@ -157,7 +157,7 @@ def _functions(compiled: CompiledProject, kind: str, name: str) -> dict[str, str
 
 def _source_bundle(compiled: CompiledProject, name: str) -> list[dict[str, Any]]:
     item = compiled.declarations["Source", name]
-    return [{"kind": "Project", "name": compiled.name}, item.model_dump(mode="json", by_alias=True)]
+    return [{"kind": "Project", "name": compiled.name}, compiled.declared(item)]
 
 
 def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from featurestore import instants, tables
+from featurestore import beginning, instants, tables
 from featurestore.contracts import extension
 from featurestore.errors import OperatorError
 from featurestore.instants import DAY, HOUR, MINUTE
@@ -172,6 +172,7 @@ def bring_rows(store: FeatureStore, plan: SetPlan, bring: Callable[[SetPlan], No
         live.source.name == plan.source.name and tables.landing_table(live.source) != landing
         for live in store.catalog.live_sets()
     ):
+        beginning.begin(environment, plan.source)
         streams.drain(job, environment.stream(plan.source), None)
     else:
         streams.catch_up(job)

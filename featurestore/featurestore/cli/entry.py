@@ -27,7 +27,7 @@ from featurestore.errors import FeatureStoreError
 _VERBS = (
     *("init", "validate", "test", "plan", "apply", "rollback", "fit", "tag"),
     *("ingest", "materialize", "compact", "upkeep", "preview"),
-    *("stream", "push", "serve"),
+    *("stream", "accept-topic", "push", "serve"),
     *("get-offline", "get-online", "verify"),
     *("status", "list", "show"),
 )
