@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import instants, tables
 from featurestore.contracts import OfflineTable
 from featurestore.errors import FeatureStoreError
+from featurestore.generations import drop_unneeded
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -35,10 +36,11 @@ log = logging.getLogger(__name__)
 
 
 def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = None) -> list[dict[str, Any]]:
-    """Do what is due, table by table, until `stop` is set; return a record for each table.
+    """Do what is due, table by table, until `stop` is set; return a record for each table, and for online.
 
     Records have `rows_forgotten`, `files_compacted`, `files_deleted`, `abandoned` (how often another process
-    was first), and `error`, the text of what failed. The sums are added to `store.upkept`.
+    was first), `error`, the text of what failed, and that of the online store `generations_dropped`: those
+    that nothing will serve again. The sums are added to `store.upkept`.
     """
     now = instants.now() if now is None else now
     records = []
@@ -46,6 +48,8 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
         if stop is not None and stop.is_set():
             break
         records.append({"table": name} | _table(store, name, now))
+    if stop is None or not stop.is_set():
+        records.append({"table": "online"} | _online(store))
     for record in records:
         for what, number in record.items():
             if isinstance(number, int):
@@ -76,6 +80,17 @@ def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:
             log.warning("Upkeep of %s: %s", name, error)
             record["error"] = str(error)
     return record
+
+
+def _online(store: FeatureStore) -> dict[str, Any]:
+    """Drop the generations of the online store that nothing needs; return the record of that."""
+    record: dict[str, Any] = {"rows_forgotten": 0, "files_compacted": 0, "files_deleted": 0, "abandoned": 0}
+    try:
+        dropped = drop_unneeded(store)
+    except FeatureStoreError as error:
+        log.warning("Upkeep of the online store: %s", error)
+        return record | {"generations_dropped": 0, "error": str(error)}
+    return record | {"generations_dropped": len(dropped), "error": None}
 
 
 def _kept(name: str, landing: str, dead_letters: str) -> int | None:
