@@ -28,12 +28,14 @@ from featurestore.specs.models import (
     Training,
 )
 from featurestore.specs.project import (
+    CommitConfig,
     OfflineConfig,
     OnlineConfig,
     Profile,
     ProjectConfig,
     Section,
     StreamConfig,
+    UpkeepConfig,
 )
 from featurestore.types import DataType
 from featurestore_serving.settings import Settings
@@ -185,7 +187,10 @@ def settings_page() -> str:
     intro = """\
 `featurestore.yaml` in the project's folder. Texts may hold `${VAR}` and `${VAR:-default}`. Relative paths
 begin at the folder."""
-    models: list[type[BaseModel]] = [ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig, Profile]
+    models: list[type[BaseModel]] = [
+        *(ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig, UpkeepConfig),
+        *(CommitConfig, Profile),
+    ]
     return page(
         "Settings", intro, *_models(models), "## Environment", table(("variable", "default", "meaning"), rows)
     )

@@ -97,7 +97,7 @@ def test_old_rows_leave_landing_and_dead_letters_and_no_set(tmp_path: Path) -> N
         assert amounts(store) == [1, 2, 3]
         assert store.upkept["rows_forgotten"] == 2
         assert (store.upkept["runs"], store.upkept["failures"]) == (1, 0)
-        assert store.metrics()["featurestore_upkeep_rows_forgotten_total"] == 2
+        assert store.metrics()['featurestore_upkeep_total{what="rows_forgotten"}'] == 2
         send(store, 1, 4)
         store.drain()
         assert (landed(store), amounts(store)) == ([3, 4], [1, 2, 3, 4])

@@ -1,7 +1,8 @@
 """Upkeep: what must be done now and then so that the stores neither grow without end nor slow down.
 
 Old rows leave landing and the dead letters, closed days are compacted, files that nothing reads any more
-leave the disk. A running stream does it in a thread beside its work; `featurestore upkeep` does it once.
+leave the disk, and generations that nothing serves the online store. A running stream does it in a thread
+beside its work; `featurestore upkeep` does it once.
 Each part looks at the tables and does what is due, so it may run anywhere, at once and again: of two that
 change one table the second gives up. Nothing here ends a stream: what fails is logged, counted, and tried
 again the next time.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import instants, tables
 from featurestore.contracts import OfflineTable
 from featurestore.errors import FeatureStoreError
+from featurestore.generations import drop_unneeded
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -38,7 +40,8 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
     """Do what is due, table by table, until `stop` is set; return a record for each table.
 
     Records have `rows_forgotten`, `files_compacted`, `files_deleted`, `abandoned` (how often another process
-    was first), and `error`, the text of what failed. The sums are added to `store.upkept`.
+    was first), and `error`, the text of what failed. The last is of `generations` of the online store:
+    `generations_dropped`. The sums are added to `store.upkept`.
     """
     now = instants.now() if now is None else now
     records = []
@@ -46,6 +49,8 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
         if stop is not None and stop.is_set():
             break
         records.append({"table": name} | _table(store, name, now))
+    if stop is None or not stop.is_set():
+        records.append(_generations(store))
     for record in records:
         for what, number in record.items():
             if isinstance(number, int):
@@ -53,6 +58,17 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
         store.upkept["failures"] += record["error"] is not None
     store.upkept["runs"] += 1
     return records
+
+
+def _generations(store: FeatureStore) -> dict[str, Any]:
+    """Drop generations of the online store that nothing needs; return the record."""
+    record: dict[str, Any] = {"table": "generations", "generations_dropped": 0, "error": None}
+    try:
+        record["generations_dropped"] = len(drop_unneeded(store))
+    except FeatureStoreError as error:
+        log.warning("Upkeep of generations: %s", error)
+        record["error"] = str(error)
+    return record
 
 
 def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:

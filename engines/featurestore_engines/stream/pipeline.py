@@ -15,23 +15,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from featurestore import plans, tables
-from featurestore.contracts import OfflineTable, RecordBatch
+from featurestore import instants, plans, tables
+from featurestore.contracts import OfflineTable, RecordBatch, Snapshot
 from featurestore.instants import format_instant
 from featurestore.keys import SHARDS
+from featurestore.metrics import Metrics
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.door import admit
 from featurestore.rows.json import decode
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
+from featurestore_engines.stream.progress import Progress
 
 FLUSH_ROWS = 250_000
+FLUSH_BYTES = 256 * 1024 * 1024
 FLUSH_SECONDS = 60.0
+WATCH_SECONDS = 5.0
 LANDING = "landing"
 DEAD_LETTERS = "dead_letters"
 
@@ -54,12 +60,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A stream source and the feature sets that it keeps."""
+    """A stream source, the feature sets that it keeps, and how often it commits to the offline tables."""
 
     source: SourcePlan
     targets: tuple[Target, ...]
     landing: OfflineTable
     dead_letters: OfflineTable
+    commit_rows: int | None = None
+    commit_seconds: float | None = None
 
     def start(self, partition: str) -> int:
         """Return the lowest position of the partition in any store: where reading begins."""
@@ -71,6 +79,16 @@ class Job:
             positions.append(target.table.position(target.table.snapshot(), partition))
             positions += [writer.lowest(partition) for writer in target.writers]
         return min(positions)
+
+    def applied(self) -> dict[str, int]:
+        """Return by partition how far every store has come, as `start` of all partitions would."""
+        stores = [self.landing, self.dead_letters, *(target.table for target in self.targets)]
+        known: list[Mapping[str, int]] = [table.positions(table.snapshot()) for table in stores]
+        for target in self.targets:
+            for writer in target.writers:
+                known += writer.positions().values()
+        names = tables.row_partitions(known[0])
+        return {name: min(positions.get(name, 0) for positions in known) for name in names}
 
 
 @dataclass(frozen=True)
@@ -85,9 +103,15 @@ class Checked:
 
 
 class Counts:
-    """What went through a stream since it started; safe to add to from several threads."""
+    """What went through a source's stream since it started; safe to add to from several threads.
 
-    def __init__(self) -> None:
+    Beside the counts it keeps the measurements and the progress that probes and metrics show.
+    """
+
+    def __init__(self, source: str = "") -> None:
+        self.source = source
+        self.metrics = Metrics()
+        self.progress = Progress()
         self._lock = Lock()
         self._numbers: dict[str, int] = {}
         self._checked: dict[tuple[str, str], Checked] = {}
@@ -123,6 +147,14 @@ class Counts:
     def __getitem__(self, name: str) -> int:
         return self._numbers.get(name, 0)
 
+    def observe(self, name: str, values: Any) -> None:
+        """Add to the source's histogram `featurestore_stream_<name>`."""
+        self.metrics.observe(f"featurestore_stream_{name}", values, source=self.source)
+
+    def increment(self, name: str) -> None:
+        """Add one to the source's counter `featurestore_stream_<name>`."""
+        self.metrics.add(f"featurestore_stream_{name}", source=self.source)
+
     def to_dict(self) -> dict[str, int]:
         """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed.
 
@@ -146,6 +178,14 @@ class Prepared:
     sets: dict[str, pl.DataFrame]
     checked: tuple[Checked, ...]
     counts: Mapping[str, int]
+    sequences: np.ndarray
+    times: np.ndarray
+
+    def times_of(self, rows: pl.DataFrame) -> np.ndarray:
+        """Return when the broker took the records that the rows were made of, in microseconds."""
+        made_of: np.ndarray = rows[plans.SEQUENCE].to_numpy()
+        found: np.ndarray = self.times[np.searchsorted(self.sequences, made_of)]
+        return found
 
 
 class Preparation:
@@ -193,6 +233,8 @@ class Preparation:
             sets,
             tuple(checked),
             {name: number for name, number in counts.items() if number},
+            np.array([record.sequence for record in batch.records], np.int64),
+            np.array([now if record.time is None else record.time for record in batch.records], np.int64),
         )
 
     def _out_of_order(self, partition: str, rows: pl.DataFrame) -> int:
@@ -218,8 +260,16 @@ class OfflineSink:
         self._positions: dict[str, int] = {}
         self._counts = counts
         self._clock = clock
+        self._flush_rows = job.commit_rows or FLUSH_ROWS
+        self._flush_seconds = FLUSH_SECONDS if job.commit_seconds is None else job.commit_seconds
         self._rows = 0
+        self._bytes = 0
         self._since = clock()
+
+    @property
+    def waiting(self) -> int:
+        """How many records await the next commit."""
+        return self._rows
 
     def add(self, prepared: Prepared) -> None:
         """Take rows; they are not durable yet."""
@@ -229,6 +279,7 @@ class OfflineSink:
         self._waiting[DEAD_LETTERS].append(prepared.dead)
         for name, target in self._targets.items():
             self._waiting[name].append(prepared.sets[target])
+        self._bytes += sum(int(frames[-1].estimated_size()) for frames in self._waiting.values())
         self._positions[prepared.partition] = max(
             prepared.next_sequence, self._positions.get(prepared.partition, 0)
         )
@@ -236,26 +287,35 @@ class OfflineSink:
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
         self._counts.add(**prepared.counts)
+        if reasons:
+            log.warning("Refused %d records of %s: %s", prepared.dead.height, prepared.partition, reasons)
         self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:
         """Return the seconds until a commit is due by time; None where nothing waits."""
-        return FLUSH_SECONDS - (self._clock() - self._since) if self._positions else None
+        return self._flush_seconds - (self._clock() - self._since) if self._positions else None
 
     def is_due(self) -> bool:
-        """Whether a commit is due, by rows or by time."""
+        """Whether a commit is due, by rows, by bytes or by time."""
         due_in = self.due_in()
-        return self._rows >= FLUSH_ROWS or (due_in is not None and due_in <= 0)
+        is_full = self._rows >= self._flush_rows or self._bytes >= FLUSH_BYTES
+        return is_full or (due_in is not None and due_in <= 0)
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
         done = self._positions
         if done:
+            started = time.perf_counter()
             for name, table in self._tables.items():
                 self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
                 self._waiting[name] = []
             self._positions = {}
-        self._rows = 0
+            seconds = time.perf_counter() - started
+            self._counts.observe("commit_seconds", seconds)
+            log.debug(
+                "committed %d records of %s in %.3f s: %s", self._rows, self._counts.source, seconds, done
+            )
+        self._rows = self._bytes = 0
         return done
 
 
@@ -266,17 +326,45 @@ class OnlineSink:
         self._writers = {target.name: target.writers for target in job.targets}
         self._counts = counts
 
-    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int]) -> None:
-        """Apply rows of whole shards, up to the positions."""
+    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int], times: np.ndarray) -> None:
+        """Apply rows of whole shards, up to the positions. `times` are those of the rows' records."""
         for writer in self._writers[target]:
+            started = time.perf_counter()
             applied = writer.apply(rows, positions)
+            self._counts.observe("batch_seconds", time.perf_counter() - started)
             self._counts.add(applied=applied.rows, duplicates=applied.duplicates, conflicts=applied.conflicts)
+            if applied.rows:
+                ages = np.maximum(instants.now() - times, 0) / instants.SECOND
+                self._counts.observe("freshness_seconds", ages)
+            if applied.conflicts:
+                log.warning(
+                    "Another writer of '%s' overtook %d shard writes; they were done again.",
+                    target,
+                    applied.conflicts,
+                )
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
         """Record positions in these shards, those without rows included."""
         for writers in self._writers.values():
             for writer in writers:
                 writer.checkpoint(positions, shards)
+
+
+class Watch:
+    """Looks now and then for what online stores have lost, which no event may ever touch again."""
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic) -> None:
+        self._writers = [writer for target in job.targets for writer in target.writers]
+        self._clock = clock
+        self._due = clock() + WATCH_SECONDS
+
+    def look(self) -> None:
+        """Raise StoreWentBack where a store has lost what was seen in it; looks every few seconds."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + WATCH_SECONDS
+            for writer in self._writers:
+                writer.watch()
 
 
 def commit(table: OfflineTable, rows: pl.DataFrame, positions: Mapping[str, int]) -> int:
@@ -311,13 +399,13 @@ def catch_up(job: Job) -> None:
     So a new version, or a generation that lost writes, does not depend on how long the broker keeps records.
     """
     snapshot = job.landing.snapshot()
-    ends = {} if snapshot is None else job.landing.positions(snapshot)
+    ends = {} if snapshot is None else tables.row_partitions(job.landing.positions(snapshot))
     for target in job.targets:
         for partition, end in ends.items():
             assert snapshot is not None
             low = target.table.position(target.table.snapshot(), partition)
             while low < end:
-                high = min(low + FLUSH_ROWS, end)
+                high = min(_first(job.landing, snapshot, partition, low, end) + FLUSH_ROWS, end)
                 landed = job.landing.lazy(
                     snapshot, cut={partition: high}, since={partition: low}, schema=job.source.schema
                 )
@@ -347,21 +435,38 @@ def _lacking(job: Job, target: Target, partition: str, low: int) -> dict[str, in
     return {tables.FORGOTTEN: gone.before}
 
 
+def retrying(counts: Counts, trouble: str) -> None:
+    """Note that a store or the broker does not answer, and is tried again."""
+    counts.increment("retries_total")
+    counts.progress.failed(trouble)
+
+
+def _first(landing: OfflineTable, snapshot: Snapshot, partition: str, low: int, end: int) -> int:
+    """Return the sequence of the first row from `low` on, else `end`: topics need not begin at 0."""
+    if end - low <= FLUSH_ROWS:
+        return low
+    rows = landing.lazy(snapshot, [plans.SEQUENCE], cut={partition: end}, since={partition: low})
+    first = rows.select(pl.col(plans.SEQUENCE).min()).collect().item()
+    return end if first is None else int(first)
+
+
 def _rows_name(target: Target) -> str:
     return f"{target.plan.name}-{target.plan.rows_fingerprint}"
 
 
 @dataclass(frozen=True)
 class StreamEngine:
-    """What the core asks of a stream engine: how it runs jobs, and how it drains one in place."""
+    """What the core asks of a stream engine: how it runs jobs, drains one in place, reads what has landed."""
 
     run: Callable[..., None]
     drain: Callable[..., Counts]
+    catch_up: Callable[[Job], None] = catch_up
+    has_clusters: bool = False
 
     @staticmethod
-    def counts() -> Counts:
-        """Return counts to hand to `run`."""
-        return Counts()
+    def counts(source: str) -> Counts:
+        """Return counts of a source, to hand to `run`."""
+        return Counts(source)
 
     @staticmethod
     def job(
@@ -369,6 +474,13 @@ class StreamEngine:
         targets: Sequence[tuple[SetPlan, OfflineTable, tuple[OnlineWriter, ...]]],
         landing: OfflineTable,
         dead_letters: OfflineTable,
+        *,
+        commit_rows: int | None = None,
+        commit_seconds: float | None = None,
     ) -> Job:
-        """Return the job of a source and the sets that it keeps."""
-        return Job(source, tuple(Target(*target) for target in targets), landing, dead_letters)
+        """Return the job of a source and the sets that it keeps.
+
+        It commits to the offline tables after so many rows or seconds (default, FLUSH_ROWS, FLUSH_SECONDS).
+        """
+        made = tuple(Target(*target) for target in targets)
+        return Job(source, made, landing, dead_letters, commit_rows, commit_seconds)

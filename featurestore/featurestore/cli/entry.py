@@ -25,9 +25,9 @@ from featurestore.cli.session import Session
 from featurestore.errors import FeatureStoreError
 
 _VERBS = (
-    *("init", "validate", "test", "plan", "apply", "fit", "tag"),
+    *("init", "validate", "test", "plan", "apply", "rollback", "fit", "tag"),
     *("ingest", "materialize", "compact", "upkeep", "preview"),
-    *("stream", "push", "serve"),
+    *("stream", "accept-topic", "push", "serve"),
     *("get-offline", "get-online", "verify"),
     *("status", "list", "show"),
 )

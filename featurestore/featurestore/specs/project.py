@@ -84,6 +84,18 @@ class StreamConfig(Section):
     """Properties of Kafka's client, such as `security.protocol`, or options of another kind."""
 
 
+class CommitConfig(Model):
+    """When a stream commits what it has read to the offline tables: whichever of the two comes first.
+
+    A stream that dies reads again what it had not committed, and nothing counts twice.
+    """
+
+    every: Duration | None = None
+    """How long rows may wait; default, 60s."""
+    rows: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """How many rows may wait; default, 250000."""
+
+
 def _kept(text: str) -> str:
     return duration_or(text, "forever")
 
@@ -126,6 +138,7 @@ class ProjectConfig(Model):
     offline: OfflineConfig = OfflineConfig()
     online: OnlineConfig = OnlineConfig()
     stream: StreamConfig = StreamConfig()
+    commit: CommitConfig = CommitConfig()
     upkeep: UpkeepConfig = UpkeepConfig()
     profiles: dict[str, Profile] = Field(default_factory=dict)
     """Variants by name, chosen with `--profile` or FEATURESTORE_PROFILE."""
