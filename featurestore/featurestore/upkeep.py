@@ -33,22 +33,31 @@ _LANDING = re.compile(r"landing-.+-[0-9a-f]{12}$")
 _FIRST_SECONDS = 300.0  # a stream that is often started anew does its upkeep all the same
 _STOP_SECONDS = 10.0  # how long a stream that stops waits for a table to be finished
 
+_NOTHING: dict[str, Any] = {
+    "rows_forgotten": 0,
+    "files_compacted": 0,
+    "files_deleted": 0,
+    "generations_dropped": 0,
+    "abandoned": 0,
+    "error": None,
+}
+
 log = logging.getLogger(__name__)
 
 
 def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = None) -> list[dict[str, Any]]:
     """Do what is due, table by table, until `stop` is set; return a record for each table.
 
-    Records have `rows_forgotten`, `files_compacted`, `files_deleted`, `abandoned` (how often another process
-    was first), and `error`, the text of what failed. The last is of `generations` of the online store:
-    `generations_dropped`. The sums are added to `store.upkept`.
+    The last record is of the online store's `generations`. They have `rows_forgotten`, `files_compacted`,
+    `files_deleted`, `generations_dropped`, `abandoned` (how often another process was first), and
+    `error`, the text of what failed. The sums are added to `store.upkept`.
     """
     now = instants.now() if now is None else now
     records = []
     for name in store.environment.offline.tables():
         if stop is not None and stop.is_set():
             break
-        records.append({"table": name} | _table(store, name, now))
+        records.append(_table(store, name, now))
     if stop is None or not stop.is_set():
         records.append(_generations(store))
     for record in records:
@@ -62,7 +71,7 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
 
 def _generations(store: FeatureStore) -> dict[str, Any]:
     """Drop generations of the online store that nothing needs; return the record."""
-    record: dict[str, Any] = {"table": "generations", "generations_dropped": 0, "error": None}
+    record: dict[str, Any] = {"table": "generations", **_NOTHING}
     try:
         record["generations_dropped"] = len(drop_unneeded(store))
     except FeatureStoreError as error:
@@ -75,8 +84,7 @@ def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:
     """Do what is due in one table; return its record."""
     config = store.environment.config.upkeep
     table = store.environment.offline.table(name)
-    record: dict[str, Any] = {"rows_forgotten": 0, "files_compacted": 0, "files_deleted": 0, "abandoned": 0}
-    record["error"] = None
+    record: dict[str, Any] = {"table": name, **_NOTHING}
     kept = _kept(name, config.landing, config.dead_letters)
     works: list[Callable[[], None]] = [lambda: _vacuum(table, record)]
     if config.compact:

@@ -35,7 +35,7 @@ def upkeep(session: Session) -> None:
     names = ("rows_forgotten", "files_compacted", "files_deleted", "generations_dropped")
     session.console.report(
         ("table", *(name.replace("_", " ") for name in names)),
-        [(record["table"], *(record.get(name) for name in names)) for record in records],
+        [(record["table"], *(record[name] for name in names)) for record in records],
     )
     failed = [record for record in records if record["error"]]
     for record in failed:
