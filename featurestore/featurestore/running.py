@@ -25,7 +25,7 @@ _SIZE_SECONDS = 60.0
 _RECORD_SECONDS = 10.0
 """How often a stream tells the registry what checks found."""
 
-_COUNTED = ("records", "applied", "duplicates", "conflicts", "committed")
+_COUNTED = ("records", "applied", "duplicates", "conflicts", "committed", "out_of_order", "null_key")
 _PREFIX = "featurestore_stream_"
 _STORES = "stores"
 
