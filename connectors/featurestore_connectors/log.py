@@ -121,6 +121,35 @@ class LogStream:
             )
         return LogReader(partition, writer.folder, self._id, sequence)
 
+    def begin(self, partition: str, start: str | int) -> int:
+        """Return where reading begins for `earliest`, `latest`, or an instant of record time (microseconds).
+
+        The clock of a log's records may go back: of an instant, it is the first record at or after it.
+        """
+        writer = self._writer(partition)
+        end = writer.settle().sequence
+        if start == "latest":
+            return end
+        sequence = segments(writer.folder)[0]
+        if start == "earliest":
+            return sequence
+        reader = self.reader(partition, sequence)
+        try:
+            while sequence < end:
+                batch = reader.poll(end - sequence, 0.0)
+                if batch is None:
+                    break
+                for record in batch.records:
+                    if record.time is not None and record.time >= int(start):
+                        return record.sequence
+                sequence = batch.next_sequence
+            return end
+        finally:
+            reader.close()
+
+    def show_applied(self, positions: Mapping[str, int], group: str) -> None:
+        """Do nothing: a log has no tools that would look for it."""
+
     def append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[str, int]]:
         """Append (key, value) pairs and return each one's partition and sequence, once they are on the disk.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from featurestore import instants
+from featurestore.beginning import begin_before_push
 from featurestore.errors import (
     NotAcknowledged,
     OperatorError,
@@ -63,6 +64,7 @@ def push(store: FeatureStore, source: str, events: Any, wait: float | None) -> P
     """Append the events that the source's schema admits; see `FeatureStore.push`."""
     plan = store.catalog.source(source)
     stream = store.environment.stream(plan)
+    begin_before_push(store.environment, plan)
     report = PushReport()
     waiting = None if wait is None else _Waiting(store, plan)
     for part in _parts(plan, events, report):
