@@ -79,7 +79,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureS
     specs = SPECS
     config: dict[str, Any] = {"project": "wrong"}
     if request.param == "kafka":
-        broker: KafkaBroker = request.getfixturevalue("kafka_broker")
+        broker: KafkaBroker = request.getfixturevalue("mock_broker")
         for name in ("clicks", "orders"):
             specs = specs.replace(f"topic: {name}", f"topic: {broker.create_topic()}")
         config["stream"] = broker.config

@@ -359,7 +359,7 @@ class KafkaStream:
                     raise self.translated(error.args[0]) from error
 
     def _is_refused(self) -> bool:
-        """Tell whether brokers that never answered refuse our credentials, or show a certificate of others."""
+        """Tell whether brokers that never answered refuse our credentials, or show another certificate."""
         trouble = self._trouble
         if trouble is None or self._cluster:
             return False
