@@ -90,17 +90,19 @@ class _Part:
 def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]:
     """Yield the events that the door admits, some thousands at a time; the others go to the report."""
     part, size = _Part(), 0
+    is_avro = plan.stream is not None and plan.stream.get("format") == "avro"
     for index, payload in enumerate(payloads(events)):
         try:
             if isinstance(payload, Refused):
                 raise payload
             row = admit_one(plan, payload)
+            message = message_of(plan, payload) if is_avro else payload
         except RequestError as error:
             report.refused.append({"index": index, "code": error.code, "message": error.message})
             continue
         part.indexes.append(index)
         part.rows.append(row)
-        part.messages.append(message_of(plan, row, payload))
+        part.messages.append(message)
         size += len(payload)
         if len(part.rows) == _PART_EVENTS or size >= _PART_BYTES:
             part.end = index + 1
@@ -111,10 +113,17 @@ def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]
         yield part
 
 
-def message_of(plan: SourcePlan, row: Row, payload: bytes) -> bytes:
-    """Return an admitted event as its stream carries it."""
-    del plan, row
-    return payload
+def message_of(plan: SourcePlan, payload: bytes) -> bytes:
+    """Return an admitted event as a message of the stream's Avro schema. Raises Refused."""
+    from featurestore.rows.avro_writing import encode
+
+    try:
+        message = encode(plan, _decode(payload))
+    except RequestError as error:
+        raise Refused("bad_type", error.message) from None
+    if len(message) > plan.max_bytes:
+        raise Refused("too_large", f"{len(message)} bytes are more than max_bytes: {plan.max_bytes}")
+    return message
 
 
 def _append(stream: StreamSource, part: _Part, report: PushReport) -> list[Place | None]:
