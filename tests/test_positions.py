@@ -174,6 +174,34 @@ def test_a_writer_says_that_the_store_went_back(online: OnlineStore, writer: Onl
         writer.apply(rows([2]), {"p": 3})
 
 
+def test_a_writer_misses_its_own_last_write(online: OnlineStore, writer: OnlineWriter) -> None:
+    """It has not read the shard since: what it wrote itself is what it knows."""
+    writer.apply(rows([0]), {"p": 1})
+    writer.apply(rows([1]), {"p": 2})
+    online.drop("g")
+    OnlineWriter(PLAN, online, "g").apply(rows([0]), {"p": 1})  # as the store was between the two
+    with pytest.raises(StoreWentBack, match="lost writes"):
+        writer.apply(rows([2]), {"p": 3})
+
+
+def test_a_checkpoint_that_is_lost_is_missed(online: OnlineStore, writer: OnlineWriter) -> None:
+    writer.checkpoint({"p": 5})
+    online.drop("g")
+    with pytest.raises(StoreWentBack, match="lost writes"):
+        writer.checkpoint({"p": 5})
+
+
+def test_looking_at_all_positions_does_not_forget_what_was_seen(
+    online: OnlineStore, writer: OnlineWriter
+) -> None:
+    """A stream looks once per partition as it opens them; a store may go back in between."""
+    writer.checkpoint({"p": 5})
+    assert writer.lowest("p") == 5
+    online.drop("g")
+    with pytest.raises(StoreWentBack, match="lost writes"):
+        writer.lowest("q")
+
+
 def test_a_generation_is_filled_from_where_its_last_shard_is(
     tmp_path: Path, online: OnlineStore, writer: OnlineWriter
 ) -> None:
