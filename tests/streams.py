@@ -18,6 +18,7 @@ from parity import check_cells, write_project
 from shop import Judge, Row
 
 from featurestore import FeatureStore, plans
+from featurestore.errors import StoreUnavailable
 
 WAIT_SECONDS = 60.0
 
@@ -71,6 +72,21 @@ def lag(store: FeatureStore, *, offline: bool = True) -> int:
                 table = store.environment.rows_table(plan)
                 behind += end - table.position(table.snapshot(), partition)
     return behind
+
+
+def await_no_lag(store: FeatureStore, seconds: float = WAIT_SECONDS) -> None:
+    """Return once streams have applied and committed all that there is. A store may be away meanwhile."""
+    deadline = time.monotonic() + seconds
+    behind: object = None
+    while True:
+        try:
+            behind = lag(store)
+        except StoreUnavailable as error:
+            behind = error
+        if behind == 0:
+            return
+        assert time.monotonic() < deadline, f"the stream is behind: {behind}"
+        time.sleep(0.1)
 
 
 class Stream:

@@ -239,16 +239,26 @@ class FeatureStore:
         *,
         engine: str | None = None,
         workers: int = 1,
+        processes: int = 1,
+        addresses: Sequence[str] = (),
+        process: int = 0,
+        listen: str | None = None,
+        give_up_seconds: float = 300.0,
         stop: Event | None = None,
         report: Callable[[dict[str, dict[str, int]]], None] | None = None,
     ) -> dict[str, dict[str, int]]:
         """Keep the stores current from the streams of these sources (default: all) until `stop` is set.
 
-        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. Returns counts by source.
+        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. `workers` are threads per
+        source and process; `processes` are started on this machine, or `addresses` name those of a cluster,
+        of which this is number `process`. `listen` (host:port) answers probes. A store or a broker that does
+        not answer for `give_up_seconds` ends the stream. Returns counts by source.
         """
+        from featurestore.running import StreamOptions
         from featurestore.streaming import stream
 
-        return stream(self, sources, engine, workers, stop or Event(), report)
+        options = StreamOptions(engine, workers, processes, tuple(addresses), process, give_up_seconds)
+        return stream(self, sources, options, stop or Event(), report, listen)
 
     def drain(self, sources: Sequence[str] = ()) -> dict[str, dict[str, int]]:
         """Apply what the streams of these sources (default: all) hold now, in this thread; return counts."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from featurestore.errors import (
 from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
+from featurestore.probes import listening
+from featurestore.running import Running, StreamOptions, record_checks
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -29,63 +32,73 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 2.0
 """How often a stream looks for new versions and generations."""
 
-_RECORD_SECONDS = 10.0
-"""How often a stream tells the registry what checks found."""
+_REPORT_SECONDS = 0.2
+
+STOP_SECONDS = 50.0
+"""How long a stream that is told to stop may take to commit."""
+
+log = logging.getLogger(__name__)
 
 
 def stream(
     store: FeatureStore,
     sources: Sequence[str],
-    engine: str | None,
-    workers: int,
+    options: StreamOptions,
     stop: Event,
     report: Callable[[dict[str, dict[str, int]]], None] | None,
+    listen: str | None = None,
 ) -> dict[str, dict[str, int]]:
     """Run the streams of these sources until `stop` is set; return counts by source.
 
-    The first stream that fails stops all, and its error is raised.
+    The first stream that fails stops all, and its error is raised. `listen` is where probes are answered.
     """
     names = chosen(store, sources)
-    run = _engine(engine)
-    counts = {name: run.counts() for name in names}
-    errors: list[BaseException] = []
-
-    def one(name: str) -> None:
-        jobs = _Jobs(store, name, run)
-        try:
-            run.run(
-                jobs.job,
-                store.environment.stream(store.catalog.source(name)),
-                stop,
-                changed=jobs.changed,
-                counts=counts[name],
-                workers=workers,
+    engine = _engine(options.engine)
+    if options.processes > 1 or options.addresses:
+        if not engine.has_clusters:
+            raise RequestError(
+                "This engine runs in one process.",
+                hint="Use --engine bytewax, or leave out --processes and --addresses.",
             )
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
-            errors.append(error)
-            stop.set()
+        from featurestore.supervising import Supervisor
 
-    threads = [threading.Thread(target=one, args=(name,), name=f"stream-{name}") for name in names]
-    for thread in threads:
-        thread.start()
-    recorded = time.monotonic()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(0.2)
-            if report is not None:
-                report({name: count.to_dict() for name, count in counts.items()})
-            if time.monotonic() - recorded > _RECORD_SECONDS:
-                recorded = time.monotonic()
-                _record_checks(store, counts.values())
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        _record_checks(store, counts.values())
-    if errors:
-        raise errors[0]
-    return {name: count.to_dict() for name, count in counts.items()}
+        streams: Running | Supervisor = Supervisor(store, names, options, stop)
+    else:
+        streams = running(store, names, options, stop)
+    tell = report or (lambda _: None)
+    tell(streams.report().counts)
+    with listening(listen, streams.report) if listen else nullcontext() as url:
+        if url:
+            log.info("probes and metrics on %s", url)
+        streams.start()
+        stopped_at: float | None = None
+        try:
+            while not streams.join(_REPORT_SECONDS):
+                tell(streams.report().counts)
+                stopped_at = stopped_at or (time.monotonic() if stop.is_set() else None)
+                if stopped_at is not None and time.monotonic() - stopped_at > STOP_SECONDS:
+                    raise OperatorError(
+                        f"The stream did not end within {STOP_SECONDS:g} s of being told to.",
+                        hint="What it had not committed is read again at the next start.",
+                    )
+        finally:
+            stop.set()
+            streams.close()
+    if streams.errors:
+        raise streams.errors[0]
+    return streams.report().counts
+
+
+def running(
+    store: FeatureStore,
+    names: Sequence[str],
+    options: StreamOptions,
+    stop: Event,
+    clusters: Mapping[str, tuple[tuple[str, ...], int]] = {},
+) -> Running:
+    """Return the streams of these sources in this process, not started yet."""
+    engine = _engine(options.engine)
+    return Running(store, engine, {n: _Jobs(store, n, engine) for n in names}, stop, options, clusters)
 
 
 def drain(
@@ -102,22 +115,9 @@ def drain(
     job = _Jobs(store, source, engine).job(extra or {})
     counts = engine.drain(job, store.environment.stream(job.source), until)
     if not extra:  # a generation that catches up reads what a stream reads, and counts, as well
-        _record_checks(store, [counts])
+        record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
     return told
-
-
-def _record_checks(store: FeatureStore, counts: Iterable[Any]) -> None:
-    """Add to the registry what checks found; what it does not take now, it is given the next time."""
-    registry, project = store.environment.registry, store.environment.project
-    for count in counts:
-        for item in count.take_checked():
-            try:
-                registry.record_checks(
-                    project, item.feature_set, item.rows_fingerprint, item.rows, item.failed
-                )
-            except OperatorError:
-                count.keep_checked(item)
 
 
 class _Jobs:

@@ -10,28 +10,36 @@ anywhere, a replay or a second stream changes nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from featurestore import plans
+from featurestore import instants, plans
 from featurestore.contracts import OfflineTable, RecordBatch
 from featurestore.keys import SHARDS
+from featurestore.metrics import Metrics
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.door import admit
 from featurestore.rows.json import decode
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
+from featurestore_engines.stream.progress import Progress
 
 FLUSH_ROWS = 250_000
+FLUSH_BYTES = 256 * 1024 * 1024
 FLUSH_SECONDS = 60.0
 LANDING = "landing"
 DEAD_LETTERS = "dead_letters"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,15 @@ class Checked:
 
 
 class Counts:
-    """What went through a stream since it started; safe to add to from several threads."""
+    """What went through a source's stream since it started; safe to add to from several threads.
 
-    def __init__(self) -> None:
+    Beside the counts it keeps the measurements and the progress that probes and metrics show.
+    """
+
+    def __init__(self, source: str = "") -> None:
+        self.source = source
+        self.metrics = Metrics()
+        self.progress = Progress()
         self._lock = Lock()
         self._numbers: dict[str, int] = {}
         self._checked: dict[tuple[str, str], Checked] = {}
@@ -121,6 +135,14 @@ class Counts:
     def __getitem__(self, name: str) -> int:
         return self._numbers.get(name, 0)
 
+    def observe(self, name: str, values: Any) -> None:
+        """Add to the source's histogram `featurestore_stream_<name>`."""
+        self.metrics.observe(f"featurestore_stream_{name}", values, source=self.source)
+
+    def increment(self, name: str) -> None:
+        """Add one to the source's counter `featurestore_stream_<name>`."""
+        self.metrics.add(f"featurestore_stream_{name}", source=self.source)
+
     def to_dict(self) -> dict[str, int]:
         """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed.
 
@@ -141,6 +163,14 @@ class Prepared:
     dead: pl.DataFrame
     sets: dict[str, pl.DataFrame]
     checked: tuple[Checked, ...]
+    sequences: np.ndarray
+    times: np.ndarray
+
+    def times_of(self, rows: pl.DataFrame) -> np.ndarray:
+        """Return when the broker took the records that the rows were made of, in microseconds."""
+        made_of: np.ndarray = rows[plans.SEQUENCE].to_numpy()
+        found: np.ndarray = self.times[np.searchsorted(self.sequences, made_of)]
+        return found
 
 
 class Preparation:
@@ -180,6 +210,8 @@ class Preparation:
             pl.concat(dead),
             sets,
             tuple(checked),
+            np.array([record.sequence for record in batch.records], np.int64),
+            np.array([now if record.time is None else record.time for record in batch.records], np.int64),
         )
 
 
@@ -198,7 +230,13 @@ class OfflineSink:
         self._flush_rows = job.commit_rows or FLUSH_ROWS
         self._flush_seconds = FLUSH_SECONDS if job.commit_seconds is None else job.commit_seconds
         self._rows = 0
+        self._bytes = 0
         self._since = clock()
+
+    @property
+    def waiting(self) -> int:
+        """How many records await the next commit."""
+        return self._rows
 
     def add(self, prepared: Prepared) -> None:
         """Take rows; they are not durable yet."""
@@ -208,12 +246,15 @@ class OfflineSink:
         self._waiting[DEAD_LETTERS].append(prepared.dead)
         for name, target in self._targets.items():
             self._waiting[name].append(prepared.sets[target])
+        self._bytes += sum(int(frames[-1].estimated_size()) for frames in self._waiting.values())
         self._positions[prepared.partition] = max(
             prepared.next_sequence, self._positions.get(prepared.partition, 0)
         )
         self._rows += prepared.records
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
+        if reasons:
+            log.warning("Refused %d records of %s: %s", prepared.dead.height, prepared.partition, reasons)
         self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:
@@ -221,19 +262,26 @@ class OfflineSink:
         return self._flush_seconds - (self._clock() - self._since) if self._positions else None
 
     def is_due(self) -> bool:
-        """Whether a commit is due, by rows or by time."""
+        """Whether a commit is due, by rows, by bytes or by time."""
         due_in = self.due_in()
-        return self._rows >= self._flush_rows or (due_in is not None and due_in <= 0)
+        is_full = self._rows >= self._flush_rows or self._bytes >= FLUSH_BYTES
+        return is_full or (due_in is not None and due_in <= 0)
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
         done = self._positions
         if done:
+            started = time.perf_counter()
             for name, table in self._tables.items():
                 self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
                 self._waiting[name] = []
             self._positions = {}
-        self._rows = 0
+            seconds = time.perf_counter() - started
+            self._counts.observe("commit_seconds", seconds)
+            log.debug(
+                "committed %d records of %s in %.3f s: %s", self._rows, self._counts.source, seconds, done
+            )
+        self._rows = self._bytes = 0
         return done
 
 
@@ -244,11 +292,22 @@ class OnlineSink:
         self._writers = {target.name: target.writers for target in job.targets}
         self._counts = counts
 
-    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int]) -> None:
-        """Apply rows of whole shards, up to the positions."""
+    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int], times: np.ndarray) -> None:
+        """Apply rows of whole shards, up to the positions. `times` are those of the rows' records."""
         for writer in self._writers[target]:
+            started = time.perf_counter()
             applied = writer.apply(rows, positions)
+            self._counts.observe("batch_seconds", time.perf_counter() - started)
             self._counts.add(applied=applied.rows, duplicates=applied.duplicates, conflicts=applied.conflicts)
+            if applied.rows:
+                ages = np.maximum(instants.now() - times, 0) / instants.SECOND
+                self._counts.observe("freshness_seconds", ages)
+            if applied.conflicts:
+                log.warning(
+                    "Another writer of '%s' overtook %d shard writes; they were done again.",
+                    target,
+                    applied.conflicts,
+                )
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
         """Record positions in these shards, those without rows included."""
@@ -306,6 +365,12 @@ def catch_up(job: Job) -> None:
             writer.mark()
 
 
+def retrying(counts: Counts, trouble: str) -> None:
+    """Note that a store or the broker does not answer, and is tried again."""
+    counts.increment("retries_total")
+    counts.progress.failed(trouble)
+
+
 def _rows_name(target: Target) -> str:
     return f"{target.plan.name}-{target.plan.rows_fingerprint}"
 
@@ -316,11 +381,12 @@ class StreamEngine:
 
     run: Callable[..., None]
     drain: Callable[..., Counts]
+    has_clusters: bool = False
 
     @staticmethod
-    def counts() -> Counts:
-        """Return counts to hand to `run`."""
-        return Counts()
+    def counts(source: str) -> Counts:
+        """Return counts of a source, to hand to `run`."""
+        return Counts(source)
 
     @staticmethod
     def job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -12,15 +13,25 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from featurestore import logs
 from featurestore.cli.application import verb
 from featurestore.cli.session import Session
 from featurestore.cli.stopping import stopping
 
 _PANEL = "Stream"
+_SCALING = "Scaling"
 _AT_ONCE = 5_000  # events that one push appends
 _TELL_SECONDS = 30.0  # how often a stream without a terminal says how far it is
 
 Counts = dict[str, dict[str, int]]
+
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+LogFormat = Annotated[
+    str, typer.Option(metavar="text|json", help="Lines for people, or one JSON object per line.")
+]
+LogLevel = Annotated[str, typer.Option(metavar="debug|info|warning|error", help="The least that is logged.")]
 
 
 @verb(_PANEL)
@@ -32,20 +43,78 @@ def stream(
     engine: Annotated[
         str | None, typer.Option(metavar="bytewax|local", help="Default, Bytewax where it is installed.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads per source, on Bytewax.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Threads per source and process, on Bytewax.", rich_help_panel=_SCALING)
+    ] = 1,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes on this machine, on Bytewax.", rich_help_panel=_SCALING),
+    ] = 1,
+    addresses: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT,…",
+            help="All processes of a cluster over machines; every source takes the next port.",
+            rich_help_panel=_SCALING,
+        ),
+    ] = "",
+    process_id: Annotated[
+        int,
+        typer.Option(min=0, help="Which of --addresses this process is, from 0.", rich_help_panel=_SCALING),
+    ] = 0,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Answer /healthz, /readyz and /metrics; port 0: a free one."),
+    ] = None,
+    give_up_after: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="How long a store or the broker may be away before the stream ends."
+        ),
+    ] = "5m",
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
     drain: Annotated[bool, typer.Option("--drain", help="Apply what there is, and stop.")] = False,
 ) -> None:
     """Keep the stores current from the streams, until SIGINT or SIGTERM."""
-    if drain:
-        with session.console.progress("drain", unit=""):
-            counts = session.store.drain(sources or [])
-    else:
-        stop = Event()
-        with stopping(stop), session.console.progress("stream", unit="records") as advance:
-            counts = session.store.stream(
-                sources or [], engine=engine, workers=workers, stop=stop, report=reporter(session, advance)
-            )
+    if processes > 1 and addresses:
+        raise typer.BadParameter("--processes and --addresses exclude each other.")
+    with logging_to_stderr(session, log_format, log_level):
+        if drain:
+            with session.console.progress("drain", unit=""):
+                counts = session.store.drain(sources or [])
+        else:
+            from featurestore.instants import SECOND, parse_duration
+
+            stop = Event()
+            with stopping(stop), session.console.progress("stream", unit="records") as advance:
+                counts = session.store.stream(
+                    sources or [],
+                    engine=engine,
+                    workers=workers,
+                    processes=processes,
+                    addresses=[part.strip() for part in addresses.split(",") if part.strip()],
+                    process=process_id,
+                    listen=listen,
+                    give_up_seconds=parse_duration(give_up_after) / SECOND,
+                    stop=stop,
+                    report=reporter(session, advance),
+                )
     show_counts(session, counts)
+
+
+@contextmanager
+def logging_to_stderr(session: Session, log_format: str, log_level: str) -> Iterator[None]:
+    """Log while in the block, as the options say; with --quiet, errors and warnings only."""
+    for given, known in ((log_format, LOG_FORMATS), (log_level, LOG_LEVELS)):
+        if given not in known:
+            raise typer.BadParameter(f"'{given}' is not one of {', '.join(known)}.")
+    quiet = session.console.quiet and log_level in ("debug", "info")
+    handler = logs.configure(logs.LogSettings(log_format, "warning" if quiet else log_level))
+    try:
+        yield
+    finally:
+        logs.remove(handler)
 
 
 @verb(_PANEL)

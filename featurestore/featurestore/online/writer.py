@@ -130,6 +130,11 @@ class OnlineWriter:
         self._expire_ms = None if keep_all else self._layout.expire_ms()
         self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
 
+    @property
+    def generation(self) -> str:
+        """The generation that is written."""
+        return self._generation
+
     def mark(self) -> None:
         """Note in the store that the generation is filled, where that is not noted."""
         if not is_marked(self._store, self._generation):
