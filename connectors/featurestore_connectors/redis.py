@@ -24,6 +24,7 @@ from redis.exceptions import NoPermissionError
 
 from featurestore.contracts import EntityRead, EntityWrite, ShardState
 from featurestore.errors import OperatorError
+from featurestore.instants import SECOND
 from featurestore.keys import SHARDS
 from featurestore_connectors.embedded import EmbeddedServer
 from featurestore_connectors.redis_client import Command, RedisClient
@@ -34,11 +35,18 @@ _PAGE = 1000  # keys that one SCAN looks at
 _PAGES = 100  # of each server, for statistics
 _MEASURED = 200  # keys whose memory is asked for
 
-# ARGV: expected revision, new revision, positions, then per entity: expiry in ms or -1, how many arguments
-# of HSET, how many of HDEL, and those. Lua unpacks at most some 8000 values at once.
+# ARGV: expected revision, new revision, positions, how many of the entities (the first ones) must be there,
+# then per entity: expiry in ms or -1, how many arguments of HSET, how many of HDEL, and those. Lua unpacks at
+# most some 8000 values at once. An entity that expired since it was read has lost the fields that are not
+# written now, so the writer has to read again.
 _WRITE = """
 if (redis.call('HGET', KEYS[1], 'r') or '') ~= ARGV[1] then return 0 end
-local at = 4
+local there = 1 + tonumber(ARGV[4])
+for first = 2, there, 4000 do
+  local last = math.min(first + 3999, there)
+  if redis.call('EXISTS', unpack(KEYS, first, last)) ~= last - first + 1 then return 0 end
+end
+local at = 5
 local function each(command, key, count)
   for first = at, at + count - 1, 4000 do
     redis.call(command, key, unpack(ARGV, first, math.min(first + 3999, at + count - 1)))
@@ -59,6 +67,8 @@ return 1
 # ARGV, per entity: how many fields, and their names.
 _READ = """
 local answer, at = {redis.call('HMGET', KEYS[1], 'r', 'p')}, 1
+local time = redis.call('TIME')
+answer[1][3], answer[1][4] = time[1], time[2]
 for i = 2, #KEYS do
   local last, values = at + tonumber(ARGV[at]), {}
   for first = at + 1, last, 4000 do
@@ -132,13 +142,18 @@ class RedisOnlineStore:
                 fields = [part for entity in entities for part in (len(entity.fields), *entity.fields)]
                 commands.append(("EVALSHA", _READ_SHA, len(keys), *keys, *fields))
             found = self._client.execute(commands)
-            return {s: (_state(answer[0]), answer[1:]) for s, answer in zip(reads, found, strict=True)}
+            return {
+                s: (_state(answer[0][:2], answer[0][2:]), answer[1:])
+                for s, answer in zip(reads, found, strict=True)
+            }
+        commands.append(("TIME",))
         for shard, entities in reads.items():
             commands.append(_get_state(names[shard]))
             commands += self._gets([(generation, entities)])
         each = iter(self._client.execute(commands))
+        now = next(each)
         return {
-            shard: (_state(next(each)), [next(each) if entity.fields else [] for entity in entities])
+            shard: (_state(next(each), now), [next(each) if entity.fields else [] for entity in entities])
             for shard, entities in reads.items()
         }
 
@@ -149,14 +164,17 @@ class RedisOnlineStore:
     ) -> list[bool]:
         """Write shards, each (shard, expected revision, new revision, positions, entities), atomically.
 
-        A shard whose revision is no longer the expected one is left alone: False in its place.
+        A shard whose revision is no longer the expected one, or one of whose entities has expired since it
+        was read, is left alone: False in its place.
         """
         names = _names(self._prefix, generation)
         commands: list[Command] = []
         for shard, expected, revision, positions, entities in writes:
             state, start = names[shard]
-            keys, arguments = [state], [expected, revision, positions]
-            for entity in entities:
+            # Those that can have vanished since they were read come first.
+            ordered = sorted(entities, key=lambda entity: not _may_vanish(entity))
+            keys, arguments = [state], [expected, revision, positions, sum(map(_may_vanish, entities))]
+            for entity in ordered:
                 keys.append(start + entity.key)
                 _add_arguments(arguments, entity)
             commands.append(("EVALSHA", _WRITE_SHA, len(keys), *keys, *arguments))
@@ -261,8 +279,13 @@ def _get_state(names: tuple[bytes, bytes]) -> Command:
     return ("HMGET", names[0], "r", "p")
 
 
-def _state(found: Sequence[bytes | None]) -> ShardState:
-    return ShardState(found[0] or b"", found[1] or b"")
+def _state(found: Sequence[bytes | None], time: Sequence[bytes] | None = None) -> ShardState:
+    now = None if time is None else int(time[0]) * SECOND + int(time[1])
+    return ShardState(found[0] or b"", found[1] or b"", now)
+
+
+def _may_vanish(entity: EntityWrite) -> bool:
+    return entity.existed is True and entity.expire_ms is not None
 
 
 def _add_arguments(arguments: list[Any], entity: EntityWrite) -> None:

@@ -3,6 +3,10 @@
 Three tables: the entities with their expiry, their fields, and the shards' states. Several processes may
 use the file at once: readers never wait (write-ahead log), writers take turns. After a loss of power the
 last commits may be missing, which the positions, written with them, repair.
+
+Entities expire by this machine's clock, and are not read from then on. They are deleted by later writes, some
+with each, and only as far as the rows that are written have come, too: a machine whose clock runs ahead
+deletes nothing that is needed.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ _SET_ENTITY = """
 INSERT INTO entity (generation, shard, key, expires) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET expires = excluded.expires RETURNING id
 """
+_THERE = "SELECT 1 FROM entity WHERE generation = ? AND shard = ? AND key = ?"
 _EXPIRED = "SELECT id FROM entity WHERE expires <= ? LIMIT ?"
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -95,9 +100,13 @@ class SqliteOnlineStore:
         self, generation: str, reads: Mapping[int, Sequence[EntityRead]]
     ) -> dict[int, tuple[ShardState, list[list[bytes | None]]]]:
         """Return per shard its state and the fields, all of one moment."""
+        everything = instants.ALWAYS  # expired or not: what was not deleted is whole
         with self._transaction("BEGIN") as connection:
             return {
-                shard: (_state(connection, generation, shard), self._fields(connection, generation, entities))
+                shard: (
+                    _state(connection, generation, shard),
+                    self._fields(connection, generation, entities, everything),
+                )
                 for shard, entities in reads.items()
             }
 
@@ -108,14 +117,20 @@ class SqliteOnlineStore:
     ) -> list[bool]:
         """Write shards, each (shard, expected revision, new revision, positions, entities), atomically.
 
-        A shard whose revision is no longer the expected one is left alone: False in its place.
+        A shard whose revision is no longer the expected one, or one of whose entities was deleted since it
+        was read, is left alone: False in its place.
         """
         written = []
         now = self._clock()
+        newest = [e.newest for write in writes for e in write[4] if e.newest is not None]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            _remove(connection, connection.execute(_EXPIRED, (now, _PURGED)).fetchall())
+            _remove(connection, connection.execute(_EXPIRED, (min([now, *newest]), _PURGED)).fetchall())
             for shard, expected, revision, positions, entities in writes:
-                current = _state(connection, generation, shard).revision == expected
+                current = _state(connection, generation, shard).revision == expected and all(
+                    connection.execute(_THERE, (generation, shard, entity.key)).fetchone()
+                    for entity in entities
+                    if entity.existed and entity.expire_ms is not None
+                )
                 if current:
                     for entity in entities:
                         _write_entity(connection, generation, shard, entity, now)
@@ -159,9 +174,13 @@ class SqliteOnlineStore:
             self._idle.pop().close()
 
     def _fields(
-        self, connection: sqlite3.Connection, generation: str, reads: Sequence[EntityRead]
+        self,
+        connection: sqlite3.Connection,
+        generation: str,
+        reads: Sequence[EntityRead],
+        now: int | None = None,
     ) -> list[list[bytes | None]]:
-        now = self._clock()
+        now = self._clock() if now is None else now
         answers: list[list[bytes | None]] = []
         for read in reads:
             names = read.fields
@@ -254,8 +273,9 @@ def _write_entity(
     connection: sqlite3.Connection, generation: str, shard: int, entity: EntityWrite, now: int
 ) -> None:
     which = (generation, shard, entity.key)
-    stale = "SELECT id FROM entity WHERE generation = ? AND shard = ? AND key = ? AND expires <= ?"
-    _remove(connection, connection.execute(stale, (*which, now)).fetchall())
+    if not entity.existed:
+        stale = "SELECT id FROM entity WHERE generation = ? AND shard = ? AND key = ? AND expires <= ?"
+        _remove(connection, connection.execute(stale, (*which, now)).fetchall())
     expires = None if entity.expire_ms is None else now + min(entity.expire_ms, _FAR) * 1000
     number = connection.execute(_SET_ENTITY, (*which, expires)).fetchone()[0]
     sets = [(number, name, value) for name, value in entity.fields.items() if value is not None]

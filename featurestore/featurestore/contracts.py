@@ -32,19 +32,31 @@ class EntityRead:
 
 @dataclass(frozen=True)
 class EntityWrite:
-    """Fields of one entity's hash to set, or with None to delete, and its expiry from now."""
+    """Fields of one entity's hash to set, or with None to delete, and its expiry from now.
+
+    `existed` is whether it was there when it was read, None where nobody looked. `newest` is the ingest time
+    of the newest row that the writer knows of, in microseconds: a second witness of the present, for a store
+    whose clock is only the machine's.
+    """
 
     key: bytes
     fields: Mapping[bytes, bytes | None]
     expire_ms: int | None
+    existed: bool | None = None
+    newest: int | None = None
 
 
 @dataclass(frozen=True)
 class ShardState:
-    """A shard's revision (random, renewed by every write; b"" before the first) and its positions."""
+    """A shard's revision (random, renewed by every write; b"" before the first) and its positions.
+
+    `now` is the present by the clock of the store's own server, in microseconds, where it was read to be
+    written; None of a store that has no other clock than its caller.
+    """
 
     revision: bytes
     positions: bytes
+    now: int | None = field(default=None, compare=False)
 
 
 class OnlineStore(Protocol):
@@ -75,7 +87,10 @@ class OnlineStore(Protocol):
     def read_for_write(
         self, generation: str, reads: Mapping[int, Sequence[EntityRead]]
     ) -> dict[int, tuple[ShardState, list[list[bytes | None]]]]:
-        """Return per shard its state and the fields; the state is read before the fields."""
+        """Return per shard its state and the fields; the state is read before the fields.
+
+        What has expired may be there still, or not: whole, or not at all.
+        """
 
     def write(
         self,
@@ -84,7 +99,8 @@ class OnlineStore(Protocol):
     ) -> list[bool]:
         """Write shards, each (shard, expected revision, new revision, positions, entities), atomically.
 
-        A shard whose revision is no longer the expected one is left alone: False in its place.
+        A shard whose revision is no longer the expected one, or one of whose entities is no longer there
+        though it `existed`, is left alone: False in its place.
         """
 
     def drop(self, generation: str) -> None:
@@ -181,6 +197,17 @@ class Snapshot:
     handle: Any
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What retention took from a table: rows known `before` an instant, and how far in each partition.
+
+    `positions` has, by partition, the sequence behind the last row that went: below it rows may be missing.
+    """
+
+    before: int
+    positions: Mapping[str, int]
+
+
 class OfflineTable(Protocol):
     """Rows of one feature set (or of landing or dead letters), appended with positions."""
 
@@ -223,6 +250,15 @@ class OfflineTable(Protocol):
 
     def compact(self) -> dict[str, int]:
         """Rewrite closed days into files by month and bucket, sorted by entity and time."""
+
+    def forget(self, before: int) -> dict[str, int]:
+        """Delete rows that became known before the day of `before`; return `files`, `rows`, `abandoned`."""
+
+    def forgotten(self, snapshot: Snapshot | None) -> Forgotten | None:
+        """Return what `forget` took so far; None where it took nothing."""
+
+    def vacuum(self, older_than: int) -> int:
+        """Delete files that no version needs since `older_than` microseconds; return how many."""
 
 
 class OfflineStore(Protocol):

@@ -11,6 +11,9 @@ DEAD_LETTERS = "dead_letters"
 BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
 
+FORGOTTEN = "forgotten:"
+"""What retention took is noted under this name (the instant) and this name with a partition's behind it."""
+
 _INPUT = "input:"
 
 

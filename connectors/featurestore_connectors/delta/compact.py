@@ -15,21 +15,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import deltalake
 import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from deltalake._internal import RemoveAction
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 
 from featurestore import instants
@@ -45,18 +39,16 @@ from featurestore.plans import (
     SEQUENCE,
     SHARD,
 )
-from featurestore_connectors.delta.storage import flush
+from featurestore_connectors.delta import rewrite, storage
 
 if TYPE_CHECKING:
     from featurestore_connectors.delta.table import DeltaTable
 
 ROWS_PER_FILE = 1_000_000
-_ROW_GROUP = 131_072
 _RUN = re.compile(r"compacted/(\d{4})-(\d{2})/([0-9a-f]+)-\d+\.parquet$")
 _MONTH, _BUCKET = "__month", "__bucket"
 _OPEN = 999_999  # the month of rows that stay as they are, sorted last
 _SORTED_BY = (KEY, EVENT_TIME, ORDER, INGEST_TIME, ROW_HASH, PARTITION, SEQUENCE)
-_STATISTICS = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE)
 
 
 @dataclass(frozen=True)
@@ -92,12 +84,12 @@ def run(table: DeltaTable, now: int | None, memory: str) -> dict[str, int]:
                 where=table.location.uri,
                 hint="A data file is damaged: restore it, or restore the table's folder from a backup.",
             )
-        flush(table.location, [action.path for action in added])
+        storage.flush(table.location, [action.path for action in added])
     except BaseException:
-        _delete(files, added)
+        rewrite.delete(files, added)
         raise
-    if not _commit(table, job, added, schema):
-        _delete(files, added)
+    if not rewrite.replace(table, job.inputs, added, schema):
+        rewrite.delete(files, added)
         return counts | {"abandoned": 1}
     return counts | {"files_read": job.inputs.height, "files_written": len(added), "rows": rows}
 
@@ -118,7 +110,7 @@ def _plan(table: DeltaTable, adds: pl.DataFrame, schema: pa.Schema, closed: int)
             fresh = fresh.filter((pl.col(first).cast(pl.Int64) < closed).fill_null(True))
         if fresh.is_empty():
             return None
-        counted = _read(table, fresh).select(_month(schema, closed)).group_by(_MONTH).len().collect()
+        counted = rewrite.read(table, fresh).select(_month(schema, closed)).group_by(_MONTH).len().collect()
         months = dict(counted.iter_rows())
         months.pop(_OPEN, None)
     if not months:
@@ -138,15 +130,6 @@ def _plan(table: DeltaTable, adds: pl.DataFrame, schema: pa.Schema, closed: int)
     return _Job(pl.concat(inputs), buckets, closed)
 
 
-def _read(table: DeltaTable, files: pl.DataFrame) -> pl.LazyFrame:
-    return pl.scan_parquet(
-        [f"{table.location.uri}/{path}" for path in files["path"]],
-        storage_options=table.location.options or None,
-        hive_partitioning=False,
-        glob=False,
-    )
-
-
 def _month(schema: pa.Schema, closed: int) -> pl.Expr:
     """Return the column of year * 100 + month, `_OPEN` from `closed` on, 0 in a table without event time."""
     if EVENT_TIME not in schema.names:
@@ -163,14 +146,14 @@ def _sorted(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Ite
     buckets = pl.col(_MONTH).replace_strict(
         list(job.buckets), list(job.buckets.values()), return_dtype=pl.Int32
     )
-    rows = _read(table, job.inputs).select(schema.names)
+    rows = rewrite.read(table, job.inputs).select(schema.names)
     rows = rows.with_columns(_month(schema, job.closed)).with_columns(
         (shard * buckets // SHARDS).alias(_BUCKET)
     )
     full = schema.append(pa.field(_MONTH, pa.int32())).append(pa.field(_BUCKET, pa.int32()))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for frame in rows.collect_batches(chunk_size=_ROW_GROUP, maintain_order=False):
+        for frame in rows.collect_batches(chunk_size=rewrite.ROW_GROUP, maintain_order=False):
             yield from frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(full).to_batches()
 
     order = ", ".join(f'"{name}"' for name in (_MONTH, _BUCKET, *_SORTED_BY) if name in full.names)
@@ -187,24 +170,24 @@ def _sorted(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Ite
         ) as connection,
     ):
         source = connection.from_arrow(pa.RecordBatchReader.from_batches(full, batches()))
-        for batch in source.order(order).to_arrow_reader(_ROW_GROUP):
+        for batch in source.order(order).to_arrow_reader(rewrite.ROW_GROUP):
             yield from pa.Table.from_batches([batch]).cast(full).to_batches()
 
 
 def _write(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Iterator[AddAction]:
     """Write the job's files, yielding each when it is complete."""
     run_id = uuid.uuid4().hex[:16]
-    writer: _File | None = None
-    number = 0
+    writer: rewrite.NewFile | None = None
+    number, written = 0, (0, 0)
     try:
         for group, part in _parts(_sorted(table, job, schema, memory)):
-            if writer is None or not writer.takes(group):
+            if writer is None or group != written or writer.rows >= 4 * ROWS_PER_FILE:
                 if writer is not None:
                     yield writer.close()
                 year, month = divmod(group[0], 100)
                 name = "recent" if group[0] == _OPEN else f"compacted/{year:04d}-{month:02d}"
-                writer = _File(table, f"{name}/{run_id}-{number}.parquet", group, schema)
-                number += 1
+                writer = rewrite.NewFile(table, f"{name}/{run_id}-{number}.parquet", schema)
+                written, number = group, number + 1
             writer.add(part.select(schema.names))
     except BaseException:
         if writer is not None:
@@ -223,96 +206,3 @@ def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int],
             if last > first:
                 group = (int(months[first]), int(buckets[first]))
                 yield group, batch.slice(int(first), int(last - first))
-
-
-class _File:
-    """A Parquet file being written, its statistics kept for the log."""
-
-    def __init__(self, table: DeltaTable, path: str, group: tuple[int, int], schema: pa.Schema) -> None:
-        self.path = path
-        self._files = table.location.filesystem()
-        if table.location.is_local:
-            self._files.create_dir(path.rpartition("/")[0])
-        self._group = group
-        self._rows = 0
-        self._bounds: dict[str, tuple[Any, Any]] = {}
-        self._writer = pq.ParquetWriter(path, schema, filesystem=self._files, compression="zstd")
-
-    def takes(self, group: tuple[int, int]) -> bool:
-        return group == self._group and self._rows < 4 * ROWS_PER_FILE
-
-    def add(self, part: pa.RecordBatch) -> None:
-        self._writer.write_batch(part, row_group_size=_ROW_GROUP)
-        self._rows += part.num_rows
-        for name in _STATISTICS:
-            if name in part.schema.names:
-                column = part[name]
-                found = pc.min_max(column.cast(pa.int64())).as_py()
-                low, high = self._bounds.get(name, (found["min"], found["max"]))
-                self._bounds[name] = (_least(low, found["min"]), _most(high, found["max"]))
-
-    def discard(self) -> None:
-        self._writer.close()
-        self._files.delete_file(self.path)
-
-    def close(self) -> AddAction:
-        self._writer.close()
-        times = {EVENT_TIME, INGEST_TIME}
-        ends = {
-            end: {
-                name: instants.format_instant(bounds[place]) if name in times else bounds[place]
-                for name, bounds in self._bounds.items()
-                if bounds[0] is not None
-            }
-            for place, end in enumerate(("minValues", "maxValues"))
-        }
-        stats = json.dumps({"numRecords": self._rows, **ends})
-        size = self._files.get_file_info(self.path).size
-        return AddAction(self.path, size, {}, time.time_ns() // 1_000_000, False, stats)
-
-
-def _least(one: Any, other: Any) -> Any:
-    return other if one is None else one if other is None else min(one, other)
-
-
-def _most(one: Any, other: Any) -> Any:
-    return other if one is None else one if other is None else max(one, other)
-
-
-def _commit(table: DeltaTable, job: _Job, added: list[AddAction], schema: pa.Schema) -> bool:
-    """Replace the inputs by what was written, on the newest version; False when another has replaced them."""
-    when = time.time_ns() // 1_000_000
-    removed = [
-        RemoveAction(path, False, when, size, {})
-        for path, size in job.inputs.select("path", "size_bytes").iter_rows()
-    ]
-    gone = set(job.inputs["path"])
-    while True:
-        newest = deltalake.DeltaTable(table.location.uri, storage_options=table.location.options or None)
-        present = set(pa.table(newest.get_add_actions())["path"].to_pylist())
-        if added[0].path in present:  # an earlier try whose answer was lost
-            return True
-        if not gone <= present:
-            return False
-        version = newest.version()
-        try:
-            newest.create_write_transaction(
-                [*added, *removed],
-                "append",
-                schema,
-                commit_properties=deltalake.CommitProperties(max_commit_retries=0),
-            )
-        except CommitFailedError:
-            latest = table.snapshot()
-            if latest is None:
-                raise TableNotFoundError(f"{table.location.uri} is gone") from None
-            if latest.version == version:
-                raise
-            continue
-        table.flush(version + 1)
-        return True
-
-
-def _delete(files: Any, added: list[AddAction]) -> None:
-    for action in added:
-        files.delete_file(action.path)

@@ -16,17 +16,18 @@ import polars as pl
 import pyarrow as pa
 from deltalake.exceptions import DeltaError, SchemaMismatchError, TableNotFoundError
 
-from featurestore.contracts import Snapshot
+from featurestore import tables
+from featurestore.contracts import Forgotten, Snapshot
 from featurestore.errors import OperatorError
 from featurestore.instants import HOUR
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
 from featurestore.types import Field
 from featurestore_connectors.delta import compact as compaction
-from featurestore_connectors.delta import log, scan
+from featurestore_connectors.delta import log, retention, rewrite, scan
 from featurestore_connectors.delta.casts import cast_back, to_delta
 from featurestore_connectors.delta.storage import Location, flush
 
-_PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE)
+_PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE, rewrite.LETTER_TIME)
 _CONFIGURATION = {"delta.checkpointInterval": "100", "delta.logRetentionDuration": "interval 7 days"}
 
 
@@ -106,6 +107,20 @@ class DeltaTable:
 
     def positions(self, snapshot: Snapshot | None) -> dict[str, int]:
         """Return the positions of all partitions in the version, those without rows included."""
+        found = self._transactions(snapshot)
+        return {name: end for name, end in found.items() if not name.startswith(tables.FORGOTTEN)}
+
+    def forgotten(self, snapshot: Snapshot | None) -> Forgotten | None:
+        """Return what `forget` took until the version; None where it took nothing."""
+        found = {
+            name.removeprefix(tables.FORGOTTEN): number
+            for name, number in self._transactions(snapshot).items()
+            if name.startswith(tables.FORGOTTEN)
+        }
+        before = found.pop("", None)
+        return None if before is None else Forgotten(before, found)
+
+    def _transactions(self, snapshot: Snapshot | None) -> dict[str, int]:
         if snapshot is None:
             return {}
         try:
@@ -247,6 +262,18 @@ class DeltaTable:
         except (DeltaError, pl.exceptions.PolarsError, pa.ArrowException, duckdb.Error, OSError) as error:
             raise self._fault("cannot be compacted", error) from error
 
+    def forget(self, before: int) -> dict[str, int]:
+        """Delete rows that became known before the UTC day of `before`; return counts.
+
+        `files` that were replaced, `rows` deleted, and `abandoned` (1 when a compaction came first). The time
+        is `__ingest_time`, of dead letters `ingest_time`. Positions stay; `forgotten` tells what went. The
+        bytes leave the disk with `vacuum`.
+        """
+        try:
+            return retention.run(self, before)
+        except (DeltaError, pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+            raise self._fault("cannot be rid of old rows", error) from error
+
     def vacuum(self, older_than: int) -> int:
         """Delete files that no version needs since `older_than` microseconds; return how many.
 
@@ -255,14 +282,13 @@ class DeltaTable:
         """
         try:
             table = deltalake.DeltaTable(self.location.uri, storage_options=self.location.options or None)
-            return len(
-                table.vacuum(
-                    retention_hours=-(-older_than // HOUR),
-                    dry_run=False,
-                    enforce_retention_duration=False,
-                    full=True,
-                )
-            )
+            hours = -(-older_than // HOUR)
+            free = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+            present = self.location.filesystem().get_file_info(free)  # some are gone since an earlier run
+            number = sum(info.is_file for info in present)
+            if number:  # each run is two commits
+                table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+            return number
         except TableNotFoundError:
             return 0
         except (DeltaError, OSError) as error:

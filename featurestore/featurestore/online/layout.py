@@ -103,6 +103,8 @@ class OnlineLayout:
     def floors(self, now: int) -> tuple[int, int] | None:
         """Return (rows, plain): event times before which rows, and row-level values, are not needed.
 
+        `now` may be any instant that is not after the present: an earlier one keeps more.
+
         The newest row-level value before the floor is. None where all rows are kept: the history is, a
         lifetime window counts them, or any row may turn out to be the newest once those after it are
         retracted, however late.
@@ -118,7 +120,10 @@ class OnlineLayout:
         return min(rows, plain), plain - self.plan.left_closed
 
     def expire_ms(self) -> int | None:
-        """Return how long after its last write an entity can still matter; None: for ever."""
+        """Return how long after its last write an entity can still matter; None: for ever.
+
+        A row that is stamped after the write matters for as long after its own instant.
+        """
         plan = self.plan
         if plan.history is None or plan.has_lifetime or (self.has_plain and plan.ttl is None):
             return None

@@ -15,6 +15,7 @@ from featurestore.aggregates.arrays import Array, Partial, concatenate, put
 from featurestore.online import nodes
 from featurestore.online.layout import LEAF_ROWS, ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
+from featurestore.plans import BEGINNING
 
 Fetch = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 """Reads more fields of the same entity."""
@@ -36,6 +37,8 @@ class Update:
         self._fetch = fetch
         self._changed: dict[bytes, Node | None] = {}
         self._trimmed = False
+        self.newest = BEGINNING
+        """Once applied: an instant that no row of the entity is after; the end of a slice in a directory."""
 
     def apply(self, rows: Leaf) -> dict[bytes, bytes | None]:
         """Return the fields to write once `rows` (in any order) are part of the state."""
@@ -43,10 +46,16 @@ class Update:
         if self._floors is not None:
             root = self._prune(root, *self._floors)
         self._changed[ROOT] = root
+        self.newest = self._end_of(root)
         return {
             name: None if node is None else nodes.encode(node, self._layout)
             for name, node in self._changed.items()
         }
+
+    def _end_of(self, root: Node) -> int:
+        if isinstance(root, Leaf):
+            return int(root.times[-1]) if len(root) else BEGINNING
+        return (int(root.slices[-1]) + 1 << self._layout.bits[0]) - 1 if len(root.slices) else BEGINNING
 
     def _insert(self, name: bytes, level: int, rows: Leaf) -> Node:
         data = self._stored.get(name)

@@ -19,11 +19,12 @@ import numpy as np
 
 from featurestore import instants
 from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
-from featurestore.errors import OperatorError, StoreUnavailable
+from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
-from featurestore.online.layout import OnlineLayout
+from featurestore.online.layout import ROOT, OnlineLayout
+from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
-from featurestore.plans import SetPlan
+from featurestore.plans import BEGINNING, SetPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _ENTITIES = 4096  # entities read and written at once
 _ATTEMPTS = 200
+_LONGEST_PAUSE = 0.05  # seconds
 
 Positions = dict[str, int]
 """Partition to the next sequence to apply."""
@@ -44,6 +46,12 @@ class StoreWentBack(StoreUnavailable):
     """
 
     code = "store_went_back"
+
+
+class Outraced(StoreUnavailable):
+    """A shard that others wrote before this writer every time it tried. A stream waits and goes on."""
+
+    code = "outraced"
 
 
 class _Overtaken(Exception):
@@ -105,6 +113,10 @@ def mark(store: OnlineStore, generation: str) -> None:
 class OnlineWriter:
     """Writes one feature set's generation. Several writers, anywhere, may write the same one at once.
 
+    What no instant of the history needs is trimmed as of the earlier of two clocks: this process's, and the
+    store server's. Where the store has none, the newest ingest time that came along stands for it. So no
+    clock that runs ahead takes anything; one that is behind keeps more for a while.
+
     `keep_all` keeps rows of all time, whatever the set's history: for scratch stores.
     """
 
@@ -124,6 +136,9 @@ class OnlineWriter:
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
         self._saw_mark = False
+        self._newest = BEGINNING
+        self._expire_ms = None if keep_all else self._layout.expire_ms()
+        self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
 
     def mark(self) -> None:
         """Note in the store that the generation is filled, where that is not noted."""
@@ -161,7 +176,7 @@ class OnlineWriter:
 
         The frame holds all rows of each partition between the position last recorded and `positions`
         (default: behind the last row of each partition). Raises StoreUnavailable; StoreWentBack when a
-        shard has lower positions than this writer knows of; OperatorError when others win every race.
+        shard has lower positions than this writer knows of; Outraced when others win every race.
         """
         from featurestore.online.frames import entity_batch
 
@@ -169,6 +184,7 @@ class OnlineWriter:
         if rows.is_empty():
             return applied
         batch = entity_batch(self._layout, rows)
+        self._newest = max(self._newest, int(batch.rows.ingest.max()))
         if positions is None:
             ends = np.zeros(len(batch.partitions), np.int64)
             np.maximum.at(ends, batch.partition, batch.sequence + 1)
@@ -179,17 +195,13 @@ class OnlineWriter:
         for shards in _chunks(by_shard):
             pending, attempt = shards, 0
             while pending:
-                pending = self._write(batch, {s: by_shard[s] for s in pending}, positions, applied)
-                applied.conflicts += len(pending)
-                attempt += 1
-                if attempt > _ATTEMPTS:
-                    raise OperatorError(
-                        f"Other writers of '{self._layout.plan.name}' won {attempt} races"
-                        f" for shard {pending[0]}.",
-                        hint="Run fewer streams and ingests of this feature set at once.",
-                    )
-                if pending:
-                    time.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))
+                size = max(1, len(shards) >> attempt)
+                lost = []
+                for first in range(0, len(pending), size):
+                    group = {shard: by_shard[shard] for shard in pending[first : first + size]}
+                    lost += self._write(batch, group, positions, applied)
+                pending, attempt = lost, attempt + 1
+                self._give_way(pending, attempt)
         return applied
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
@@ -197,7 +209,7 @@ class OnlineWriter:
 
         Every row below the positions must have been applied before.
         """
-        pending = list(shards)
+        pending, attempt = list(shards), 0
         while pending:
             states = self._store.shards(self._generation, pending)
             writes = []
@@ -211,6 +223,24 @@ class OnlineWriter:
                 if ok:
                     self._seen[write[0]] = decode_positions(write[3])
             pending = [write[0] for write, ok in zip(writes, done, strict=True) if not ok]
+            self._rivals.note(len(writes) - len(pending), len(pending))
+            attempt += 1
+            self._give_way(pending, attempt)
+
+    def _give_way(self, lost: Sequence[int], attempt: int) -> None:
+        """Wait a moment, if races were lost, so that the next try meets others at another moment.
+
+        `apply` then writes ever fewer shards at once: between reading and writing one there is little time
+        for others, however much they write, so nobody is kept from writing for ever.
+        """
+        if not lost:
+            return
+        if attempt >= _ATTEMPTS:
+            raise Outraced(
+                f"Other writers of '{self._layout.plan.name}' won {attempt} races for shard {lost[0]}.",
+                hint="Run fewer streams and ingests of this feature set at once.",
+            )
+        time.sleep(random.uniform(0, min(0.001 * 2**attempt, _LONGEST_PAUSE)))
 
     def _write(
         self,
@@ -225,7 +255,8 @@ class OnlineWriter:
             for shard, entities in shards.items()
         }
         stored = self._store.read_for_write(self._generation, reads)
-        floors = None if self._keep_all else self._layout.floors(self._clock())
+        now = self._present([state for state, _ in stored.values()])
+        floors = None if self._keep_all else self._layout.floors(now)
         writes, counts, lost = [], [], []
         for shard, entities in shards.items():
             state, fields = stored[shard]
@@ -240,7 +271,7 @@ class OnlineWriter:
                     count.duplicates += len(index) - len(fresh)
                     if len(fresh):
                         count.rows += len(fresh)
-                        changes.append(self._change(batch, fresh, state, read, values, floors))
+                        changes.append(self._change(batch, fresh, state, read, values, floors, now))
             except _Overtaken:
                 lost.append(shard)
                 continue
@@ -251,7 +282,8 @@ class OnlineWriter:
                 counts.append(count)
             else:
                 applied.duplicates += count.duplicates
-        for write, count, ok in zip(writes, counts, self._store.write(self._generation, writes), strict=True):
+        written = self._store.write(self._generation, writes)
+        for write, count, ok in zip(writes, counts, written, strict=True):
             if ok:
                 self._seen[write[0]] = decode_positions(write[3])
                 applied.rows += count.rows
@@ -259,6 +291,8 @@ class OnlineWriter:
                 applied.entities += count.entities
             else:
                 lost.append(write[0])
+        applied.conflicts += len(lost)
+        self._rivals.note(sum(written), len(lost))
         return lost
 
     def _known(self, shard: int, state: ShardState) -> Positions:
@@ -275,6 +309,11 @@ class OnlineWriter:
             )
         return known
 
+    def _present(self, states: Sequence[ShardState]) -> int:
+        """Return an instant that is not after the present: see the class."""
+        told = [self._newest if state.now is None else state.now for state in states]
+        return min(self._clock(), *told)
+
     def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
         return self._layout.write_fields(batch.rows.times[batch.starts[entity] : batch.starts[entity + 1]])
 
@@ -286,19 +325,22 @@ class OnlineWriter:
         read: EntityRead,
         values: Sequence[bytes | None],
         floors: tuple[int, int] | None,
+        now: int,
     ) -> EntityWrite:
         def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
             more = EntityRead(read.shard, read.key, tuple(names))
             found, [values] = self._store.read_for_write(self._generation, {read.shard: [more]})[read.shard]
-            if (
-                found.revision != state.revision
-            ):  # written since; or another server answered, after a failover
+            if found.revision != state.revision:  # written since; or after a failover another server answers
                 raise _Overtaken
             return values
 
         stored = dict(zip(read.fields, values, strict=True))
-        fields = Update(self._layout, stored, floors, fetch).apply(batch.rows.take(index))
-        return EntityWrite(read.key, fields, None if self._keep_all else self._layout.expire_ms())
+        update = Update(self._layout, stored, floors, fetch)
+        fields = update.apply(batch.rows.take(index))
+        expire_ms = self._expire_ms
+        if expire_ms is not None:
+            expire_ms += max(0, update.newest - now) // 1000
+        return EntityWrite(read.key, fields, expire_ms, stored[ROOT] is not None, self._newest)
 
 
 def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:

@@ -1,0 +1,151 @@
+"""Files put in the place of others in one commit: what compaction and retention have in common.
+
+The commit removes exactly the files that were read and adds the new ones. It is made on the newest version,
+as a compare-and-set, if those files are all still in it: rows appended meanwhile are never touched, and of
+two that rewrite the same files the second gives up.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import deltalake
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+from deltalake._internal import RemoveAction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from featurestore import instants
+from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
+
+if TYPE_CHECKING:
+    from featurestore_connectors.delta.table import DeltaTable
+
+ROW_GROUP = 131_072
+LETTER_TIME = "ingest_time"  # a dead letter's
+_INSTANTS = (EVENT_TIME, INGEST_TIME, LETTER_TIME)
+_STATISTICS = (*_INSTANTS, SHARD, SEQUENCE)
+
+
+class NewFile:
+    """A Parquet file being written, its statistics kept for the log."""
+
+    def __init__(self, table: DeltaTable, path: str, schema: pa.Schema) -> None:
+        self.path = path
+        self.rows = 0
+        self._files = table.location.filesystem()
+        if table.location.is_local:
+            self._files.create_dir(path.rpartition("/")[0])
+        self._bounds: dict[str, tuple[Any, Any]] = {}
+        self._writer = pq.ParquetWriter(path, schema, filesystem=self._files, compression="zstd")
+
+    def add(self, part: pa.RecordBatch) -> None:
+        """Write rows."""
+        self._writer.write_batch(part, row_group_size=ROW_GROUP)
+        self.rows += part.num_rows
+        for name in _STATISTICS:
+            if name in part.schema.names:
+                column = part[name]
+                found = pc.min_max(column.cast(pa.int64())).as_py()
+                low, high = self._bounds.get(name, (found["min"], found["max"]))
+                self._bounds[name] = (_least(low, found["min"]), _most(high, found["max"]))
+
+    def discard(self) -> None:
+        """Delete the file."""
+        self._writer.close()
+        self._files.delete_file(self.path)
+
+    def close(self) -> AddAction:
+        """Return what adds the complete file to the table."""
+        self._writer.close()
+        ends = {
+            end: {
+                name: instants.format_instant(bounds[place]) if name in _INSTANTS else bounds[place]
+                for name, bounds in self._bounds.items()
+                if bounds[0] is not None
+            }
+            for place, end in enumerate(("minValues", "maxValues"))
+        }
+        stats = json.dumps({"numRecords": self.rows, **ends})
+        size = self._files.get_file_info(self.path).size
+        return AddAction(self.path, size, {}, time.time_ns() // 1_000_000, False, stats)
+
+
+def _least(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _most(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else max(one, other)
+
+
+def read(table: DeltaTable, files: pl.DataFrame) -> pl.LazyFrame:
+    """Return a query of all rows of these files (`path`)."""
+    return pl.scan_parquet(
+        [f"{table.location.uri}/{path}" for path in files["path"]],
+        storage_options=table.location.options or None,
+        hive_partitioning=False,
+        glob=False,
+    )
+
+
+def replace(
+    table: DeltaTable,
+    inputs: pl.DataFrame,
+    added: list[AddAction],
+    schema: pa.Schema,
+    notes: Mapping[str, int] | None = None,
+) -> bool:
+    """Replace the inputs (`path`, `size_bytes`) by what was written; False when another has replaced them.
+
+    `notes` are numbers by name to put in the log in the same commit; a higher one that is there stays.
+    """
+    when = time.time_ns() // 1_000_000
+    removed = [
+        RemoveAction(path, bool(notes), when, size, {})
+        for path, size in inputs.select("path", "size_bytes").iter_rows()
+    ]
+    gone = set(inputs["path"])
+    while True:
+        newest = deltalake.DeltaTable(table.location.uri, storage_options=table.location.options or None)
+        present = set(pa.table(newest.get_add_actions())["path"].to_pylist())
+        if added and added[0].path in present:  # an earlier try whose answer was lost
+            return True
+        if not gone <= present:
+            return False
+        version = newest.version()
+        numbers = {
+            name: max(number, newest.transaction_version(name) or 0) for name, number in (notes or {}).items()
+        }
+        try:
+            newest.create_write_transaction(
+                [*added, *removed],
+                "append",
+                schema,
+                commit_properties=deltalake.CommitProperties(
+                    app_transactions=[deltalake.Transaction(*item) for item in numbers.items()],
+                    max_commit_retries=0,
+                ),
+            )
+        except CommitFailedError:
+            latest = table.snapshot()
+            if latest is None:
+                raise TableNotFoundError(f"{table.location.uri} is gone") from None
+            if latest.version == version:
+                raise
+            continue
+        table.flush(version + 1)
+        return True
+
+
+def delete(files: pyarrow.fs.FileSystem, added: list[AddAction]) -> None:
+    """Delete files that were written and are not to be added."""
+    for action in added:
+        files.delete_file(action.path)
