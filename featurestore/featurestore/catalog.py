@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.compiler import CompiledProject, compile_bundle, compile_declarations
 from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
-from featurestore.online.writer import is_marked
+from featurestore.online.writer import is_marked, lost
 from featurestore.plans import SetPlan, SourcePlan, VectorPlan
 from featurestore.specs import FeatureVector, Loaded, Origin
 from featurestore.steps import functions
@@ -150,11 +150,7 @@ class Catalog:
                 hint=f"Run: featurestore materialize {plan.name}",
             )
         if not is_marked(environment.online, found.id):
-            raise OperatorError(
-                f"The online store lacks '{plan.name}' (generation {found.id}):"
-                " it lost its data, or is another.",
-                hint=f"Run: featurestore materialize {plan.name}",
-            )
+            raise lost(plan)
         self._serving[key] = (time.monotonic(), found.id)
         return found.id
 

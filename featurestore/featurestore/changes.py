@@ -11,6 +11,7 @@ from featurestore.catalog import DECLARATIONS, FUNCTIONS, sets_of
 from featurestore.compiler import CompiledProject
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.environment import Environment
+from featurestore.instants import format_instant
 from featurestore.online.estimate import Estimate, estimate
 from featurestore.online.writer import mark
 from featurestore.plans import SetPlan
@@ -129,7 +130,7 @@ def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
     for (kind, name), item in compiled.declarations.items():
         if _waits(compiled, kind, name):
             continue
-        content: Any = item.model_dump(mode="json", by_alias=True)
+        content: Any = compiled.declared(item)  # with its Avro schema: another one is another version
         if kind == "FeatureSet":
             plan = compiled.sets[name]
             content = [content, plan.rows_fingerprint, plan.state_fingerprint]
@@ -156,7 +157,7 @@ def _functions(compiled: CompiledProject, kind: str, name: str) -> dict[str, str
 
 def _source_bundle(compiled: CompiledProject, name: str) -> list[dict[str, Any]]:
     item = compiled.declarations["Source", name]
-    return [{"kind": "Project", "name": compiled.name}, item.model_dump(mode="json", by_alias=True)]
+    return [{"kind": "Project", "name": compiled.name}, compiled.declared(item)]
 
 
 def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
@@ -164,6 +165,11 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
     table = tables.rows_table(plan)
     has_rows = _has_rows(environment, plan)
     effects.append(f"table {table}: " + ("kept as it is" if has_rows else "new, filled by ingest or stream"))
+    if not has_rows and (gone := _forgotten(environment, plan)) is not None:
+        effects.append(
+            f"table {table}: will lack the stream's rows that became known before {format_instant(gone)},"
+            " which landing no longer has (upkeep: landing)"
+        )
     if plan.online and not _is_served(environment, plan):
         effects.append(
             f"online generation: new; without values until featurestore materialize {plan.name};"
@@ -180,6 +186,15 @@ def _is_unfilled(environment: Environment, plan: SetPlan) -> bool:
 
 def _has_rows(environment: Environment, plan: SetPlan) -> bool:
     return environment.rows_table(plan).snapshot() is not None
+
+
+def _forgotten(environment: Environment, plan: SetPlan) -> int | None:
+    """Return the instant before which landing has lost rows; None where it has all that came."""
+    if plan.source.stream is None:
+        return None
+    landing = environment.offline.table(tables.landing_table(plan.source))
+    gone = landing.forgotten(landing.snapshot())
+    return None if gone is None else gone.before
 
 
 def _had_rows(environment: Environment, plan: SetPlan) -> bool:

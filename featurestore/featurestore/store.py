@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from featurestore.previewing import Preview
     from featurestore.promoting import RolledBack
     from featurestore.pushing import PushReport
+    from featurestore.replaying import ReplayReport
     from featurestore.verify import Verification
 
 Progress = Callable[[int], None]
@@ -105,6 +107,7 @@ class FeatureStore:
         self.environment = Environment(self.root, load_config(self.root, profile))
         self.catalog = Catalog(self.environment)
         self._readers: dict[str | tuple[str, ...], tuple[float, VectorReader]] = {}
+        self.upkept: Counter[str] = Counter()  # what upkeep has done in this process
 
     @staticmethod
     def connect(url: str, token: str | None = None) -> RemoteFeatureStore:
@@ -259,10 +262,18 @@ class FeatureStore:
 
         return materialize(self, name, progress)
 
-    def push(self, source: str, events: Iterable[Any], wait: float | None = None) -> PushReport:
-        """Append events (dictionaries or JSON bytes) to a source's stream; return when they are durable.
+    def push(self, source: str, events: Any, wait: float | None = None) -> PushReport:
+        """Append events to a source's stream; return once all of them are durable, with each one's place.
 
-        With `wait` (seconds), return once they are servable, or the time is over.
+        `events` is an iterable of dictionaries or JSON bytes; bytes with one JSON object per line; the path
+        of such a file, or of one in Parquet or Arrow; or a Polars, pandas or Arrow frame, or a
+        RecordBatchReader, whose rows are events. What the source's schema does not admit is refused with its
+        index and reason, and the rest is appended. With `wait` (seconds), return once they are servable, or
+        the time is over.
+
+        Raises StoreUnavailable where the broker does not answer; PushInterrupted, which tells what is
+        durable, where some events are, or may be; OperatorError before anything is sent where a `wait` is for
+        a feature set that nothing serves.
         """
         from featurestore.pushing import push
 
@@ -274,16 +285,28 @@ class FeatureStore:
         *,
         engine: str | None = None,
         workers: int = 1,
+        processes: int = 1,
+        addresses: Sequence[str] = (),
+        process: int = 0,
+        listen: str | None = None,
+        give_up_seconds: float = 300.0,
         stop: Event | None = None,
         report: Callable[[dict[str, dict[str, int]]], None] | None = None,
     ) -> dict[str, dict[str, int]]:
         """Keep the stores current from the streams of these sources (default: all) until `stop` is set.
 
-        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. Returns counts by source.
+        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. `workers` are threads per
+        source and process; `processes` are started on this machine, or `addresses` name those of a cluster,
+        of which this is number `process`. `listen` (host:port) answers probes. A store or a broker that does
+        not answer for `give_up_seconds` ends the stream. Returns counts by source.
         """
+        from featurestore.running import StreamOptions
         from featurestore.streaming import stream
+        from featurestore.upkeep import beside
 
-        return stream(self, sources, engine, workers, stop or Event(), report)
+        options = StreamOptions(engine, workers, processes, tuple(addresses), process, give_up_seconds)
+        with beside(self):
+            return stream(self, sources, options, stop or Event(), report, listen)
 
     def drain(self, sources: Sequence[str] = ()) -> dict[str, dict[str, int]]:
         """Apply what the streams of these sources (default: all) hold now, in this thread; return counts."""
@@ -291,11 +314,84 @@ class FeatureStore:
 
         return {name: drain(self, name) for name in chosen(self, sources)}
 
+    def accept_topic(self, source: str, start: str = "earliest") -> dict[str, int]:
+        """Let a source's stream go on with a topic that was made anew, or that lies in another cluster.
+
+        Returns where its partitions begin: at `earliest`, `latest`, or an instant. A topic that is known
+        already is left as it is.
+        """
+        from featurestore.streaming import accept_topic
+
+        return accept_topic(self, source, start)
+
     def compact(self, name: str | None = None) -> dict[str, dict[str, int]]:
         """Rewrite the offline tables' closed days, sorted; return counts by table."""
         offline = self.environment.offline
         wanted = [t for t in offline.tables() if name is None or t.startswith(f"{name}-")]
         return {table: offline.table(table).compact() for table in wanted}
+
+    def upkeep(self) -> Records:
+        """Do what `upkeep:` says is due now: retention, compaction, deletion of files; return what was done.
+
+        One record per offline table. A running stream does the same beside its work.
+        """
+        from featurestore.upkeep import upkeep
+
+        return upkeep(self)
+
+    # Dead letters
+
+    def dead_letters(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+        limit: int = 20,
+    ) -> Records:
+        """Return the newest dead letters: what was refused, where it stood, why, its bytes, if replayed.
+
+        Each bound that is given holds; `since` is an instant of ingest time. Of a `feature_set` there are the
+        letters of its steps; what a source's schema refused has none.
+        """
+        from featurestore.dead_letters import Chosen, newest
+
+        chosen = Chosen(source, feature_set, code, instant_of(since))
+        return newest(self.environment, chosen, limit)
+
+    def count_dead_letters(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+    ) -> Records:
+        """Return how many rows were refused, by source, set and code, with first, newest and replayed."""
+        from featurestore.dead_letters import Chosen, counts
+
+        return counts(self.environment, Chosen(source, feature_set, code, instant_of(since)))
+
+    def replay(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+        ids: Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+    ) -> ReplayReport:
+        """Send dead letters again that the source, as it is applied now, admits; each once. Return counts.
+
+        Of a stream they are appended to the topic, and become known now. Those of a step, or of a batch
+        input, are ingested into the versions of the sets that lack them. Bounds are those of `dead_letters`;
+        `ids` are letters' own. With `dry_run` nothing is sent or noted.
+        """
+        from featurestore.dead_letters import Chosen
+        from featurestore.replaying import replay
+
+        chosen = Chosen(source, feature_set, code, instant_of(since))
+        return replay(self, chosen, ids, dry_run)
 
     # Reading
 
@@ -319,7 +415,7 @@ class FeatureStore:
                 raise
             plan = found.plan  # the registry is down; what is known still serves
         if found is None or found.plan.fingerprint != plan.fingerprint:
-            found = VectorReader(plan, self.environment.online, self.catalog.serving)
+            found = VectorReader(plan, self.environment.online, self.catalog.serving, marked=True)
         self._readers[key] = (time.monotonic(), found)
         return found
 

@@ -56,6 +56,9 @@ def ingest(
     """Ingest into the sets that `name` stands for; return one report per set version."""
     if mode not in (None, "append"):
         raise RequestError(f"There is no mode '{mode}'.", hint="It is append, or left out.")
+    found = sets_for(store, name)
+    if any(plan.online for plan in found):
+        store.environment.check_online()
     engine = extension("engines", "batch")()
     reports: dict[str, Any] = {}
     result: list[Any] = []
@@ -105,6 +108,16 @@ def _ingest_into(
         report.rows_online += _feed(store, engine, plan, table)
         _record(store, plan, report)
         result.append(report)
+
+
+def ingest_into(store: FeatureStore, plan: SetPlan, data: Any) -> Any:
+    """Ingest a frame into one version of a set alone, then online; return its report."""
+    engine = extension("engines", "batch")()
+    table = store.environment.rows_table(plan)
+    report = _ingest_one(store, engine, plan, table, data, None, None)
+    report.rows_online += _feed(store, engine, plan, table)
+    _record(store, plan, report)
+    return report
 
 
 def _record(store: FeatureStore, plan: SetPlan, report: Any) -> None:
@@ -193,6 +206,7 @@ def materialize(store: FeatureStore, name: str, progress: Progress | None) -> li
     plans = [plan for plan in sets_for(store, name) if plan.online]
     if not plans:
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
+    store.environment.check_online()
     return _let_serve(store, plans, progress)
 
 
