@@ -117,6 +117,11 @@ class Stream:
             self._moved.clear()
             assert time.monotonic() < deadline, f"{self.records()} of {count} records came through"
 
+    def await_end(self) -> None:
+        """Return once it has ended by itself."""
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive(), "the stream does not end"
+
     def stop(self) -> None:
         """Stop as SIGTERM does, and raise what went wrong."""
         self._stop.set()

@@ -29,6 +29,7 @@ from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
 
 FLUSH_ROWS = 250_000
+FLUSH_BYTES = 64 * 1024 * 1024
 FLUSH_SECONDS = 60.0
 LANDING = "landing"
 DEAD_LETTERS = "dead_letters"
@@ -204,6 +205,7 @@ class OfflineSink:
         self._counts = counts
         self._clock = clock
         self._rows = 0
+        self._bytes = 0
         self._since = clock()
 
     def add(self, prepared: Prepared) -> None:
@@ -218,6 +220,7 @@ class OfflineSink:
             prepared.next_sequence, self._positions.get(prepared.partition, 0)
         )
         self._rows += prepared.records
+        self._bytes += int(prepared.landing.estimated_size() + prepared.dead.estimated_size())
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
         self._counts.add_checked(prepared.checked)
@@ -227,9 +230,10 @@ class OfflineSink:
         return FLUSH_SECONDS - (self._clock() - self._since) if self._positions else None
 
     def is_due(self) -> bool:
-        """Whether a commit is due, by rows or by time."""
+        """Whether a commit is due, by rows, by bytes or by time."""
         due_in = self.due_in()
-        return self._rows >= FLUSH_ROWS or (due_in is not None and due_in <= 0)
+        many = self._rows >= FLUSH_ROWS or self._bytes >= FLUSH_BYTES
+        return many or (due_in is not None and due_in <= 0)
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
@@ -239,7 +243,7 @@ class OfflineSink:
                 self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
                 self._waiting[name] = []
             self._positions = {}
-        self._rows = 0
+        self._rows = self._bytes = 0
         return done
 
 
