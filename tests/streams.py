@@ -18,6 +18,7 @@ from parity import check_cells, write_project
 from shop import Judge, Row
 
 from featurestore import FeatureStore, plans
+from featurestore.errors import StoreUnavailable
 
 WAIT_SECONDS = 60.0
 
@@ -80,6 +81,21 @@ def lag(store: FeatureStore, *, offline: bool = True) -> int:
     return behind
 
 
+def await_no_lag(store: FeatureStore, seconds: float = WAIT_SECONDS) -> None:
+    """Return once streams have applied and committed all that there is. A store may be away meanwhile."""
+    deadline = time.monotonic() + seconds
+    behind: object = None
+    while True:
+        try:
+            behind = lag(store)
+        except StoreUnavailable as error:
+            behind = error
+        if behind == 0:
+            return
+        assert time.monotonic() < deadline, f"the stream is behind: {behind}"
+        time.sleep(0.1)
+
+
 class Stream:
     """A stream in a thread of its own, over a store of its own."""
 
@@ -121,6 +137,15 @@ class Stream:
         """Return once it has ended by itself."""
         self._thread.join(WAIT_SECONDS)
         assert not self._thread.is_alive(), "the stream does not end"
+
+    def await_that(self, holds: Callable[[], bool]) -> None:
+        """Return once a condition holds, while the stream runs."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not holds():
+            assert self._thread.is_alive(), "the stream has ended"
+            assert time.monotonic() < deadline, "it never came to hold"
+            self._moved.wait(0.2)
+            self._moved.clear()
 
     def stop(self) -> None:
         """Stop as SIGTERM does, and raise what went wrong."""

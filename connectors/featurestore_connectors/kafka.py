@@ -35,7 +35,13 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from featurestore import instants
 from featurestore.contracts import Record, RecordBatch
-from featurestore.errors import FeatureStoreError, OperatorError, SpecError, StoreUnavailable
+from featurestore.errors import (
+    FeatureStoreError,
+    NotAcknowledged,
+    OperatorError,
+    SpecError,
+    StoreUnavailable,
+)
 
 _LOGGER = logging.getLogger("featurestore.kafka")
 _UNAVAILABLE_AFTER = "30s"
@@ -87,6 +93,7 @@ _REFUSED = {
     KafkaError.POLICY_VIOLATION,
     KafkaError.INVALID_RECORD,
 }
+_TOO_MUCH = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}  # of one record, not of all
 
 
 class KafkaStream:
@@ -235,7 +242,8 @@ class KafkaStream:
             producer.flush(0.2)
         if None in placed:
             self.close()
-            raise self._not_acknowledged([number for number, at in enumerate(placed) if at is None], failed)
+            named = [None if at is None else (f"{prefix}/{at[0]}", at[1]) for at in placed]
+            raise self._not_acknowledged(named, failed)
         return [(f"{prefix}/{at[0]}", at[1]) for at in placed if at is not None]
 
     def show_applied(self, positions: Mapping[str, int], group: str) -> None:
@@ -351,7 +359,7 @@ class KafkaStream:
                     raise self.translated(error.args[0]) from error
 
     def _is_refused(self) -> bool:
-        """Tell whether brokers that never answered refuse our credentials, or show a certificate of others."""
+        """Tell whether brokers that never answered refuse our credentials, or show another certificate."""
         trouble = self._trouble
         if trouble is None or self._cluster:
             return False
@@ -386,7 +394,10 @@ class KafkaStream:
             _LOGGER.warning("Kafka at %s: %s", self.brokers, error.str())
         self._trouble = error
 
-    def _not_acknowledged(self, missing: list[int], failed: Mapping[int, KafkaError]) -> OperatorError:
+    def _not_acknowledged(
+        self, placed: Sequence[tuple[str, int] | None], failed: Mapping[int, KafkaError]
+    ) -> OperatorError:
+        missing = [number for number, at in enumerate(placed) if at is None]
         shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
         first = next(iter(failed.values()), None)
         refused = next((error for error in failed.values() if error.code() in _REFUSED), None)
@@ -394,9 +405,14 @@ class KafkaStream:
             f"Kafka at {self.brokers}, topic '{self.topic}': {len(missing)} records were not acknowledged "
             f"(numbers {shown} of the call): {(refused or first or 'no answer in time')}."
         )
+        never = {n: error.str() for n, error in failed.items() if error.code() in _TOO_MUCH}
         if refused is not None and len(failed) == len(missing):
-            return OperatorError(text, hint="Correct the records, or the broker's permissions or limits.")
-        return StoreUnavailable(text, hint="Append those again; a source with event_id: drops repeats.")
+            hint = "Correct the records, or the broker's permissions or limits."
+            if not never:
+                return OperatorError(text, hint=hint)
+        else:
+            hint = "Append those again; a source with event_id: drops repeats."
+        return NotAcknowledged(text, placed, never, hint=hint)
 
 
 class KafkaReader:

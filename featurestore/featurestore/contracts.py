@@ -169,7 +169,10 @@ class StreamSource(Protocol):
         """
 
     def append(self, records: Sequence[tuple[bytes | None, bytes]]) -> list[tuple[str, int]]:
-        """Append (key, value) pairs durably; return each one's partition and sequence."""
+        """Append (key, value) pairs durably; return each one's partition and sequence.
+
+        Raises NotAcknowledged, which tells them apart, where some are not known to be stored.
+        """
 
     def show_applied(self, positions: Mapping[str, int], group: str) -> None:
         """Show by partition what every store has applied, where the broker's tools look for it.

@@ -16,7 +16,7 @@ from featurestore.contracts import (
     StreamSource,
     extension,
 )
-from featurestore.errors import RequestError
+from featurestore.errors import RequestError, StoreUnavailable
 from featurestore.plans import SetPlan, SourcePlan
 
 if TYPE_CHECKING:
@@ -64,6 +64,16 @@ class Environment:
         section = self.config.online
         store: OnlineStore = extension("online", section.kind)(section.settings())
         return store
+
+    def check_online(self) -> None:
+        """Raise OperatorError where the online store would lose data: it evicts, say, or is a replica.
+
+        One that does not answer now passes: who writes to it has patience of its own.
+        """
+        try:
+            self.online.ping()
+        except StoreUnavailable:
+            return
 
     @property
     def online_identity(self) -> str:

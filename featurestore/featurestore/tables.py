@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from featurestore.plans import SetPlan, SourcePlan
 
 DEAD_LETTERS = "dead_letters"
+REPLAYS = "dead_letters_replayed"
 BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
 
@@ -41,9 +42,20 @@ def input_done(digest: str) -> str:
     return f"{_INPUT}done:{digest}"
 
 
+def inputs_done(positions: Mapping[str, int]) -> list[str]:
+    """Return the digests of the inputs that the positions count as consumed to their end."""
+    start = input_done("")
+    return [name.removeprefix(start) for name in positions if name.startswith(start)]
+
+
 def input_name(name: str) -> str:
     """Return the position that tells which bytes a named input had."""
     return f"{_INPUT}name:{name}"
+
+
+def landed_letters(partition: str, plan: SetPlan) -> str:
+    """Return the position, among dead letters, of what a new version refused of a partition's landed rows."""
+    return f"{_INPUT}landed:{partition}/{rows_table(plan)}"
 
 
 def begun(partition: str) -> str:

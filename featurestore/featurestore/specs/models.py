@@ -36,7 +36,7 @@ OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer"
 """Told of every declaration that comes into being; the loader of Python files notes lines with it."""
 
 
-def _duration(text: str, word: str | None = None) -> str:
+def duration_or(text: str, word: str | None = None) -> str:
     """Return `text`, a duration or else `word`. Raises ValueError."""
     if text == word:
         return text
@@ -49,11 +49,11 @@ def _duration(text: str, word: str | None = None) -> str:
 
 
 def _history(text: str) -> str:
-    return _duration(text, "all")
+    return duration_or(text, "all")
 
 
 def _window(text: str) -> str:
-    return _duration(text, LIFETIME)
+    return duration_or(text, LIFETIME)
 
 
 def _type(text: str) -> str:
@@ -87,7 +87,7 @@ Duration = Annotated[
     Field(
         json_schema_extra={"pattern": r"^(\d+(us|ms|s|m|h|d|w))+$", "examples": ["90s", "2h", "1d12h", "14d"]}
     ),
-    AfterValidator(_duration),
+    AfterValidator(duration_or),
 ]
 WindowText = Annotated[
     str,
