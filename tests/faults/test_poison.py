@@ -354,7 +354,7 @@ def test_a_topic_deleted_and_made_anew(
         check(store, old, sample=SAMPLE)
     measured(
         f"a topic deleted and made anew, while {moment}",
-        promised="the stream ends with an operator's error whenever it is started, until the topic is accepted",
+        promised="the stream ends with an operator's error whenever it starts, until the topic is accepted",
         broker="Apache Kafka",
         engine=engine,
         seconds=round(seconds, 1),
