@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -36,7 +37,7 @@ from bytewax.run import cli_main
 
 from featurestore import instants, plans
 from featurestore.contracts import StreamReader, StreamSource
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreUnavailable
 from featurestore.keys import SHARDS
 from featurestore_engines.stream.local import MAX_RECORDS, drain
 from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
@@ -262,6 +263,9 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         nothing: list[tuple[int, Piece]] = []
         pieces = [] if self._is_over else self._run.attempt(self._read, nothing)
         pieces += self._run.attempt(self._checkpoint, nothing)
+        if self._is_over and self._run.error and not isinstance(self._run.error, StoreUnavailable):
+            with suppress(FeatureStoreError):  # what was read may be online, and its topic may be gone
+                self._offline.flush(now=True)
         if not pieces and not self._is_over:
             self._pace.rest()
         return pieces
