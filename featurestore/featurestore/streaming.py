@@ -28,6 +28,7 @@ from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 from featurestore.probes import listening
 from featurestore.running import Report, Running, StreamOptions, record_checks
+from featurestore.sources import widest
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -159,9 +160,10 @@ class _Jobs:
         self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
         commit = environment.config.commit
-        plan = self._store.catalog.source(self._source)
         fed = self._fed()
         self._made = self._described(fed)
+        latest = self._store.catalog.source(self._source)
+        plan = widest(latest, (feature_set.source for feature_set, _ in fed))
         beginning.begin(environment, plan)
         targets = []
         for feature_set, generations in fed:

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = None) -> list[dict[str, Any]]:
-    """Do what is due, table by table, until `stop` is set; return a record for each table.
+    """Do what is due, table by table, until `stop` is set; return a record for each table, and for online.
 
     The last record is of the online store's `generations`. They have `rows_forgotten`, `files_compacted`,
     `files_deleted`, `generations_dropped`, `abandoned` (how often another process was first), and

@@ -73,11 +73,24 @@ def ingest(
         # again, for versions that were promoted meanwhile
         done |= {_version(plan) for plan in plans}
         _ingest_into(store, engine, plans, data, mode, progress, reports, result)
+        _ingest_followed(store, engine, name, data, mode)
     return result
 
 
 def _version(plan: SetPlan) -> tuple[str, str, str]:
     return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
+
+
+def _ingest_followed(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:
+    """Bring the same into versions that are about to be promoted: nobody else may, once they follow."""
+    for plan in store.catalog.next_sets():
+        if name in (plan.name, plan.source.name) and plan.online:
+            following = [found for found in generations.fed(store, plan) if found.status == "following"]
+            table = store.environment.rows_table(plan)
+            if following and (data is not None or plan.source.batch is not None):
+                _ingest_one(store, engine, plan, table, data, mode, None)
+            for found in following:
+                engine.feed(plan, table, OnlineWriter(plan, store.environment.online, found.id))
 
 
 def _prepare(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:
