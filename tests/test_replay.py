@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import KafkaBroker
 from parity import write_project
 
 from featurestore import FeatureStore, dead_letters, replaying, tables
@@ -314,6 +315,35 @@ def test_a_run_that_died_is_taken_over_where_it_stood(
         assert store.replay().replayed == 2
         store.drain()
         assert offline(store, "clicked") == [7, 8]
+
+
+@pytest.mark.kafka
+def test_over_kafka_too(kafka_broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that were cut come from their offset; what a dead run had appended is found behind its ends."""
+    specs = SPECS
+    for name in ("clicks", "orders"):
+        specs = specs.replace(f"topic: {name}", f"topic: {kafka_broker.create_topic()}")
+    config = json.dumps({"project": "replays", "stream": kafka_broker.config})
+    (tmp_path / "data").mkdir()
+    with FeatureStore(write_project(tmp_path, specs, config)) as store:
+        store.apply()
+        send(store, click(1), *(click(n, padding="x" * 6000) for n in (2, 3)), b"none")
+        store.drain()
+        declare(store, "max_bytes: 5000", "max_bytes: 9000")
+        letters = [
+            letter
+            for part in dead_letters.read(store.environment, dead_letters.Chosen(code="too_large"), ())
+            for letter in part
+        ]
+        topic = store.environment.stream(store.catalog.source("clicks"))
+        replaying._Replays(store, replaying.ReplayReport(), False)._claim(letters, topic.ends())
+        send(store, click(3, padding="x" * 6000))
+        monkeypatch.setattr(replaying, "_TAKEN_OVER", 0)
+        report = store.replay()
+        assert (report.appended, report.settled, report.refused) == (1, 1, {"malformed": 1})
+        assert store.replay().replayed == 2
+        store.drain()
+        assert offline(store, "clicked") == offline(store, "counted") == [1, 2, 3]
 
 
 def test_the_command_lists_counts_and_replays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
