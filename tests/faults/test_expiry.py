@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from parity import INSTANT, check_cells, compiled, examples
 
 from featurestore import instants, plans
-from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, extension
+from featurestore.contracts import OnlineStore, extension
 from featurestore.instants import DAY, HOUR, MINUTE, SECOND
 from featurestore.keys import SHARDS, shard_of
 from featurestore.online import layout as layouts
@@ -384,25 +384,6 @@ def test_entities_that_are_idle_leave_redis_by_themselves(
     measured("idle entities expire", promised="only positions stay", entities=500, left=0, freed=full - left)
     store.close()
     server.kill()
-
-
-def test_one_that_expires_between_a_read_and_its_write_is_a_lost_race(online_store: OnlineStore) -> None:
-    """Its root would come back without the slices that the write does not name."""
-    made = EntityWrite(b"a", {b"s": b"1", b"t": b"1"}, 1)
-    assert online_store.write("g", [(7, b"", b"r1", b"p", [made])]) == [True]
-    deadline = time.monotonic() + 10
-    while online_store.read("g", [EntityRead(7, b"a", (b"s",))]) != [[None]]:
-        assert time.monotonic() < deadline, "it never expired"
-    changed = [
-        EntityWrite(b"b", {b"s": b"2"}, None),
-        EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=True, newest=instants.now()),
-    ]
-    assert online_store.write("g", [(7, b"r1", b"r2", b"q", changed)]) == [False]
-    assert online_store.read("g", [EntityRead(7, b"b", (b"s",))]) == [[None]]
-    assert online_store.shards("g", [7])[0].positions == b"p"
-    again = EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=False)
-    assert online_store.write("g", [(7, b"r1", b"r2", b"q", [again])]) == [True]
-    assert online_store.read("g", [EntityRead(7, b"a", (b"s", b"t"))]) == [[b"2", None]]
 
 
 def test_what_is_stamped_ahead_is_judged_by_when_the_broker_took_it() -> None:
