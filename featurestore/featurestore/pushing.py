@@ -29,6 +29,7 @@ from featurestore.keys import cast_key, encode_key, shard_of
 from featurestore.online.requests import cast_row
 from featurestore.online.writer import decode_positions
 from featurestore.plans import SetPlan, SourcePlan
+from featurestore.rows.avro_writing import encode, is_avro
 from featurestore.rows.identity import event_id
 from featurestore.steps.rows import compile_each
 
@@ -90,13 +91,12 @@ class _Part:
 def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]:
     """Yield the events that the door admits, some thousands at a time; the others go to the report."""
     part, size = _Part(), 0
-    is_avro = plan.stream is not None and plan.stream.get("format") == "avro"
     for index, payload in enumerate(payloads(events)):
         try:
             if isinstance(payload, Refused):
                 raise payload
             row = admit_one(plan, payload)
-            message = message_of(plan, payload) if is_avro else payload
+            message = message_of(plan, payload)
         except RequestError as error:
             report.refused.append({"index": index, "code": error.code, "message": error.message})
             continue
@@ -114,9 +114,9 @@ def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]
 
 
 def message_of(plan: SourcePlan, payload: bytes) -> bytes:
-    """Return an admitted event as a message of the stream's Avro schema. Raises Refused."""
-    from featurestore.rows.avro_writing import encode
-
+    """Return an admitted event's JSON as its stream carries it. Raises Refused where its format cannot."""
+    if not is_avro(plan):
+        return payload
     try:
         message = encode(plan, _decode(payload))
     except RequestError as error:
