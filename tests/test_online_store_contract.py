@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from featurestore import instants
 from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
 
 G = "transactions-3f2a91"
@@ -138,6 +139,23 @@ def test_a_write_without_expiry_takes_the_expiry_away(online_store: OnlineStore)
     put(online_store, b"canary", {b"s": b"1"}, expire_ms=500)
     wait_until_gone(online_store, b"canary", b"s")
     assert get(online_store, b"a", b"s", b"t") == [b"1", b"1"]
+
+
+def test_one_that_expires_between_a_read_and_its_write_is_a_lost_race(online_store: OnlineStore) -> None:
+    """Its root would come back without the slices that the write does not name."""
+    made = EntityWrite(b"a", {b"s": b"1", b"t": b"1"}, 1)
+    assert online_store.write(G, [(7, b"", b"r1", b"p", [made])]) == [True]
+    wait_until_gone(online_store, b"a", b"s")
+    changed = [
+        EntityWrite(b"b", {b"s": b"2"}, None),
+        EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=True, newest=instants.now()),
+    ]
+    assert online_store.write(G, [(7, b"r1", b"r2", b"q", changed)]) == [False]
+    assert online_store.read(G, [EntityRead(7, b"b", (b"s",))]) == [[None]]
+    assert online_store.shards(G, [7])[0].positions == b"p"
+    again = EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=False)
+    assert online_store.write(G, [(7, b"r1", b"r2", b"q", [again])]) == [True]
+    assert online_store.read(G, [EntityRead(7, b"a", (b"s", b"t"))]) == [[b"2", None]]
 
 
 def test_an_expired_entity_comes_back_with_nothing_of_its_past(online_store: OnlineStore) -> None:

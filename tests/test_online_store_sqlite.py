@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_an_entity_is_gone_at_the_instant_of_its_expiry_and_later_purged(tmp_pat
     assert store.statistics(G) == {"entities": 0, "bytes": 0}
     assert (count(path, "entity"), count(path, "field")) == (1, 1)
     store.write(G, [(8, b"", b"r", b"", [])])
+    assert (count(path, "entity"), count(path, "field")) == (1, 1)  # no row tells that it is so late
+    other = EntityWrite(b"b", {}, None, newest=1_002_999)
+    store.write(G, [(8, b"r", b"r2", b"", [other])])
+    assert (count(path, "entity"), count(path, "field")) == (1, 1)
+    store.write(G, [(8, b"r2", b"r3", b"", [replace(other, newest=1_003_000)])])
     assert (count(path, "entity"), count(path, "field")) == (0, 0)
     store.close()
 

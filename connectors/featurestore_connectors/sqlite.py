@@ -125,7 +125,8 @@ class SqliteOnlineStore:
         now = self._clock()
         newest = [e.newest for write in writes for e in write[4] if e.newest is not None]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            _remove(connection, connection.execute(_EXPIRED, (min([now, *newest]), _PURGED)).fetchall())
+            if newest:
+                _remove(connection, connection.execute(_EXPIRED, (min(now, *newest), _PURGED)).fetchall())
             for shard, expected, revision, positions, entities in writes:
                 current = _state(connection, generation, shard).revision == expected and all(
                     connection.execute(_THERE, (generation, shard, entity.key)).fetchone()

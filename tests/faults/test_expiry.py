@@ -17,12 +17,12 @@ import oracle
 import polars as pl
 import pytest
 from faults.scale import LONG
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from parity import INSTANT, check_cells, compiled, examples
 
 from featurestore import instants, plans
-from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, extension
+from featurestore.contracts import OnlineStore, extension
 from featurestore.instants import DAY, HOUR, MINUTE, SECOND
 from featurestore.keys import SHARDS, shard_of
 from featurestore.online import layout as layouts
@@ -225,6 +225,21 @@ def check_rest(store: OnlineStore, plan: SetPlan, generation: str, key: bytes, n
 CASES = st.sampled_from(sorted(PROJECTS))
 
 
+def row_at(customer: str, at: int, seen: int, number: int = 1) -> Row:
+    """Return a row by hand."""
+    return {
+        "id": f"{customer}{number}",
+        "customer": customer,
+        "at": at,
+        "seen": seen,
+        "amount": number,
+        "gone": False,
+    }
+
+
+@example(  # next year's clock writes another entity, and records positions
+    ("counted", True, False), [Write(T, 0, [row_at("x", T, T)]), Write(T, YEAR, [row_at("y", T, T)])], 512
+)
 @given(CASES, histories(None), st.sampled_from([1, 2, 512]))
 @examples(1000 if LONG else 60)
 def test_nothing_needed_goes_and_nothing_else_stays_in_sqlite(
@@ -252,6 +267,7 @@ def test_nothing_needed_goes_and_nothing_else_stays_in_sqlite(
                 made = frame(plan, write.rows, len(rows))
                 writers[write.error].apply(made)
                 rows += oracle.rows_of(made)
+                writers[write.error].checkpoint({"p": len(rows)})
                 keys |= {row["customer"]: row["__key"] for row in oracle.rows_of(made)}
                 newest[write.error] = max([newest[write.error], *(row["seen"] for row in write.rows)])
                 check_needed(stores[0], case, "g", rows, keys, write.at)
@@ -291,17 +307,6 @@ def test_nothing_needed_goes_and_nothing_else_stays_in_redis(
     finally:
         store.drop("g")
         store.close()
-
-
-def row_at(customer: str, at: int, seen: int, number: int = 1) -> Row:
-    return {
-        "id": f"{customer}{number}",
-        "customer": customer,
-        "at": at,
-        "seen": seen,
-        "amount": number,
-        "gone": False,
-    }
 
 
 @pytest.fixture
@@ -379,22 +384,6 @@ def test_entities_that_are_idle_leave_redis_by_themselves(
     measured("idle entities expire", promised="only positions stay", entities=500, left=0, freed=full - left)
     store.close()
     server.kill()
-
-
-def test_one_that_expires_between_a_read_and_its_write_is_a_lost_race(online_store: OnlineStore) -> None:
-    """Its root would come back without the slices that the write does not name."""
-    made = EntityWrite(b"a", {b"s": b"1", b"t": b"1"}, 1)
-    assert online_store.write("g", [(7, b"", b"r1", b"p", [made])]) == [True]
-    deadline = time.monotonic() + 10
-    while online_store.read("g", [EntityRead(7, b"a", (b"s",))]) != [[None]]:
-        assert time.monotonic() < deadline, "it never expired"
-    changed = [EntityWrite(b"b", {b"s": b"2"}, None), EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=True)]
-    assert online_store.write("g", [(7, b"r1", b"r2", b"q", changed)]) == [False]
-    assert online_store.read("g", [EntityRead(7, b"b", (b"s",))]) == [[None]]
-    assert online_store.shards("g", [7])[0].positions == b"p"
-    again = EntityWrite(b"a", {b"s": b"2"}, 60_000, existed=False)
-    assert online_store.write("g", [(7, b"r1", b"r2", b"q", [again])]) == [True]
-    assert online_store.read("g", [EntityRead(7, b"a", (b"s", b"t"))]) == [[b"2", None]]
 
 
 def test_what_is_stamped_ahead_is_judged_by_when_the_broker_took_it() -> None:

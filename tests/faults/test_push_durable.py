@@ -77,11 +77,12 @@ def killed(root: Path, first: int, rng: random.Random) -> Iterator[tuple[int, st
         lines = [process.stdout.readline() for _ in range(rng.randint(1, 20))]
         time.sleep(rng.uniform(0, 0.02))  # any moment of the next push
         assert process.poll() is None, "the pusher ended by itself"
+        process.kill()
+        lines += process.stdout.readlines()
     finally:
         process.kill()
-    lines += process.stdout.readlines()
-    process.stdout.close()
-    process.wait()
+        process.stdout.close()
+        process.wait()
     for line in lines:
         if line.endswith("\n"):  # else it was killed while it told
             yield from json.loads(line)
