@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -125,6 +125,15 @@ class Stream:
             self._moved.wait(1.0)
             self._moved.clear()
             assert time.monotonic() < deadline, f"{self.records()} of {count} records came through"
+
+    def await_that(self, holds: Callable[[], bool]) -> None:
+        """Return once a condition holds, while the stream runs."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not holds():
+            assert self._thread.is_alive(), "the stream has ended"
+            assert time.monotonic() < deadline, "it never came to hold"
+            self._moved.wait(0.2)
+            self._moved.clear()
 
     def stop(self) -> None:
         """Stop as SIGTERM does, and raise what went wrong."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -223,12 +224,69 @@ def test_a_full_server_takes_no_part_of_a_write(server: EmbeddedServer, admin: R
     put(store, b"", b"r1")
     admin.config_set("maxmemory", 1)
     many = [EntityWrite(b"k%d" % number, {b"s": b"2", b"t": None}, 1) for number in range(10)]
-    with pytest.raises(OperatorError, match="no memory left") as caught:
+    with pytest.raises(StoreUnavailable, match="no memory left"):
         store.write(G, [(7, b"r1", b"r2", b"p2", many)])
-    assert not isinstance(caught.value, StoreUnavailable)
     admin.config_set("maxmemory", 0)
     assert store.shards(G, [7]) == [ShardState(b"r1", b"p")]
     assert store.statistics(G)["entities"] == 1
+    store.close()
+
+
+def test_a_server_that_is_busy_with_a_script_is_unavailable_until_it_is_done(
+    server: EmbeddedServer, admin: Redis
+) -> None:
+    admin.config_set("busy-reply-threshold", 1)
+    store = store_at(server.url, timeout="10s")
+    put(store, b"", b"r1")
+
+    def spin() -> None:
+        with pytest.raises(redis.exceptions.RedisError), redis.Redis.from_url(server.url) as other:
+            other.eval("while true do end", 0)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+
+    def ask() -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            store.shards(G, [7])
+
+    with pytest.raises(StoreUnavailable, match="takes no commands now: BUSY"):
+        ask()
+    admin.script_kill()
+    thread.join()
+    assert store.shards(G, [7])[0].revision == b"r1"
+    store.close()
+
+
+def test_a_server_that_takes_no_more_clients_is_unavailable_until_it_does(
+    server: EmbeddedServer, admin: Redis
+) -> None:
+    admin.config_set("maxclients", 1)
+    store = store_at(server.url)
+    with pytest.raises(StoreUnavailable, match="max number of clients"):
+        store.shards(G, [7])
+    admin.config_set("maxclients", 100)
+    assert store.shards(G, [7]) == [ShardState(b"", b"")]
+    store.close()
+
+
+def test_a_server_that_cannot_save_is_unavailable_to_writers(server: EmbeddedServer, admin: Redis) -> None:
+    """Its disk is full, say: it refuses writes until a save succeeds, and goes on answering reads."""
+    store = store_at(server.url)
+    put(store, b"", b"r1")
+    (server.directory / "dump.rdb").mkdir()  # a file cannot take its place
+    admin.config_set("save", "3600 1000000")
+    admin.bgsave()
+    deadline = time.monotonic() + 10
+    while admin.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(StoreUnavailable, match="takes no commands now: MISCONF"):
+        store.write(G, [(7, b"r1", b"r2", b"p2", [])])
+    assert store.shards(G, [7])[0].revision == b"r1"
+    admin.config_set("save", "")
+    assert store.write(G, [(7, b"r1", b"r2", b"p2", [])]) == [True]
     store.close()
 
 

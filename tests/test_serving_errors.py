@@ -173,7 +173,7 @@ def test_the_table_gives_every_error_its_status() -> None:
 def test_a_store_that_does_not_answer_is_503_until_it_does(
     tmp_path_factory: pytest.TempPathFactory, start_server: StartServer
 ) -> None:
-    server = start_server()
+    server = start_server(appendonly=True, arguments=["--appendfsync", "always"])
     config = PROJECT.replace(
         "{kind: sqlite, path: .featurestore/online.db}", f'{{kind: redis, url: "{server.url}"}}'
     )
@@ -190,6 +190,29 @@ def test_a_store_that_does_not_answer_is_503_until_it_does(
         server.start()
         assert service.online(body).status == 200
         assert service.call("GET", "/readyz").status == 200
+
+
+@pytest.mark.redis
+def test_a_store_that_comes_back_empty_is_503_and_never_an_empty_window(
+    tmp_path_factory: pytest.TempPathFactory, start_server: StartServer
+) -> None:
+    server = start_server()
+    config = PROJECT.replace(
+        "{kind: sqlite, path: .featurestore/online.db}", f'{{kind: redis, url: "{server.url}"}}'
+    )
+    body = {"vector": "spending-all", "rows": ROWS}
+    with make_project(tmp_path_factory.mktemp("shop"), config) as store, running(store) as service:
+        before = service.online(body)
+        assert before.status == 200
+        server.kill()
+        server.start()
+        answer = service.online(body)
+        assert answer.status == 503
+        assert "it lost its data" in answer.json()["error"]["message"]
+        store.materialize("spending")
+        after = service.online(body)
+        assert (after.status, after.json()["rows"]) == (200, before.json()["rows"])
+    server.kill()
 
 
 def test_a_mistake_of_ours_shows_nothing_of_the_inside(

@@ -20,6 +20,7 @@ import redis.asyncio
 import redis.asyncio.retry
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from featurestore.errors import OperatorError, StoreUnavailable
@@ -27,9 +28,13 @@ from featurestore.instants import SECOND, parse_duration
 
 Command = tuple[Any, ...]
 
+_NO_NOTIFICATIONS = MaintNotificationsConfig(enabled=False)
+"""While a server may send notices of its own, redis-py's pool hands out connections that are closed."""
+
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 _REFUSALS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _PASSING = (exceptions.ClusterDownError, exceptions.TryAgainError, exceptions.ReadOnlyError)
+_PASSING_CODES = ("NOREPLICAS", "BUSY ", "MISCONF", "MASTERDOWN")
 
 
 class RedisClient:
@@ -126,6 +131,7 @@ class RedisClient:
                         socket_timeout=self._timeout,
                         socket_connect_timeout=self._timeout,
                         retry=Retry(*self._retry),
+                        maint_notifications_config=_NO_NOTIFICATIONS,
                     )
                 client = self._client
         return client
@@ -140,6 +146,7 @@ class RedisClient:
                 socket_timeout=None,
                 socket_connect_timeout=self._timeout,
                 retry=redis.asyncio.retry.Retry(*self._retry),
+                maint_notifications_config=_NO_NOTIFICATIONS,
             )
             found = self._loops[loop] = (client, asyncio.Semaphore(self._connections), self._lifetime(client))
             await anext(found[2])
@@ -194,10 +201,15 @@ class RedisClient:
             )
         if "maxmemory" in text:
             hint = "Raise its maxmemory."
-            return OperatorError("Redis has no memory left and took nothing.", where=self.where, hint=hint)
-        if isinstance(error, exceptions.ResponseError) and not (
-            isinstance(error, _PASSING) or "NOREPLICAS" in text
-        ):
+            return StoreUnavailable("Redis has no memory left and took nothing.", where=self.where, hint=hint)
+        if isinstance(error, exceptions.ReadOnlyError):
+            hint = "Name the primary in `online: url`; after a failover it is promoted in a moment."
+            return StoreUnavailable(
+                "The server is a replica, which takes no writes.", where=self.where, hint=hint
+            )
+        if isinstance(error, exceptions.ResponseError):
+            if isinstance(error, _PASSING) or text.startswith(_PASSING_CODES):
+                return StoreUnavailable(f"Redis takes no commands now: {text}.", where=self.where)
             return OperatorError(f"Redis refused a command: {text}.", where=self.where)
         why = text or f"nothing came within {self._timeout:g} s"
         hint = "Check that the server runs and that `online: url` names it."

@@ -66,6 +66,12 @@ class Jobs(Protocol):
     def changed(self) -> bool:
         """Tell whether there is another job than the one that was returned last."""
 
+    def show_applied(self) -> None:
+        """Show the broker's tools how far all stores have come."""
+
+    def rest(self) -> None:
+        """Note that these jobs are no longer run."""
+
 
 class _Source:
     """One source: its topic, its jobs, and whether it is to be started anew."""
@@ -117,6 +123,14 @@ class _Source:
         log.info("%s: %s; starting anew", self.name, why)
         self._is_changed = True
         self._restarted()
+
+    def show_applied(self) -> None:
+        """Show the broker's tools how far all stores have come; what they are shown is never read back."""
+        self._jobs.show_applied()
+
+    def rest(self) -> None:
+        """Note that the source is no longer streamed here."""
+        self._jobs.rest()
 
 
 class Running:
@@ -172,7 +186,7 @@ class Running:
         """End what looks after the streams, and record what checks found."""
         self._done.set()
         self._watcher.join()
-        record_checks(self._store, self._counts.values())
+        self._record()
 
     def has_begun(self) -> bool:
         """Tell whether any stream has read: before that, there is nothing to commit."""
@@ -230,6 +244,8 @@ class Running:
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
             self.errors.append(error)
             self._stop.set()
+        finally:
+            source.rest()
 
     def _watch(self) -> None:
         sized = recorded = time.monotonic() - _SIZE_SECONDS
@@ -243,7 +259,13 @@ class Running:
                 sized = max(now + _SIZE_SECONDS, now + 20 * (time.monotonic() - now))
             if now - recorded > _RECORD_SECONDS:
                 recorded = now
-                record_checks(self._store, self._counts.values())
+                self._record()
+
+    def _record(self) -> None:
+        record_checks(self._store, self._counts.values())
+        if self._options.process == 0:
+            for source in self._sources.values():
+                source.show_applied()
 
     def _look(self, name: str) -> None:
         """Measure a source's lag, and notice new partitions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from featurestore import instants, tables
@@ -22,6 +23,10 @@ def status(store: FeatureStore) -> list[dict[str, Any]]:
 
     Offline: rows, bytes of files, newest event and ingest times. Online: generation, entities, bytes. Lag:
     events of the stream that the offline table, and the online store, have not applied yet, by partition.
+    Behind online: what the offline table has and some shard of the online store lacks; nothing, but for a
+    moment after a commit, unless the store has lost writes.
+    `lacks_before`, where there is one: of what became known before it landing had lost rows, so the set lacks
+    them.
     Checks, where there are any: rows that came, and those that each found wrong.
     """
     return [_status(store, plan) for plan in store.catalog.live_sets()]
@@ -43,6 +48,7 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
         "bytes_online": None,
         "lag_offline": {},
         "lag_online": {},
+        "behind_online": {},
     }
     if snapshot is not None:
         record["rows"] = table.rows(snapshot)
@@ -60,6 +66,8 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             record["age"] = format_duration(
                 max(instants.now() - newest[INGEST_TIME][0], 0) // 1_000_000 * 1_000_000
             )
+        if (gone := table.forgotten(snapshot)) is not None:
+            record["lacks_before"] = format_instant(gone.before)
     writer = None
     if plan.online:
         try:
@@ -68,6 +76,7 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             record["generation"] = generation
             sizes = environment.online.statistics(generation)
             record["entities"], record["bytes_online"] = sizes["entities"], sizes["bytes"]
+            record["behind_online"] = _behind(writer, tables.row_partitions(table.positions(snapshot)))
         except OperatorError as error:
             record["online_error"] = str(error)
     if plan.steps.checks:
@@ -95,13 +104,21 @@ def _lag_online(writer: OnlineWriter, ends: dict[str, int]) -> dict[str, int]:
     return {name: end - max(positions.get(name, 0) for positions in applied) for name, end in ends.items()}
 
 
+def _behind(writer: OnlineWriter, offline: Mapping[str, int]) -> dict[str, int]:
+    """Return by partition how many rows' places some shard lacks that the offline table has."""
+    reached = writer.positions().values()
+    lows = {name: min(positions.get(name, 0) for positions in reached) for name in offline}
+    return {name: end - lows[name] for name, end in offline.items() if lows[name] < end}
+
+
 def gauges(store: FeatureStore) -> dict[str, float]:
     """Return gauges of the live sets.
 
     `featurestore_lag_events` by feature set and partition: events not applied online yet.
     `featurestore_check_failed_rows` by feature set and check: rows that it found wrong, by the registry.
+    `featurestore_upkeep_…_total`: what upkeep did in this process.
     """
-    result: dict[str, float] = {}
+    result = {f"featurestore_upkeep_{name}_total": float(number) for name, number in store.upkept.items()}
     for plan in store.catalog.live_sets():
         if plan.steps.checks:
             for name, found in _show_checks(store, plan).items():

@@ -1,4 +1,4 @@
-"""Redis is killed while a stream writes and a reader asks: with all it logged, and with its last second lost."""
+"""Redis is killed while a stream writes and a reader asks: nothing, or its last second, is lost."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_killed_at_random_moments(
         assert "lost writes" not in stream.log
     measured(
         "Redis killed (append-only)" if power == "kept" else "Redis killed, the end of its log lost",
-        promised="the stream goes on by itself; nothing is lost or doubled; readers get the value or `unavailable`",
+        promised="the stream goes on; nothing lost or doubled; readers get the value or `unavailable`",
         engine=engine,
         kills=KILLS,
         bytes_lost=lost,

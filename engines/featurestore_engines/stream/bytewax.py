@@ -46,6 +46,7 @@ from featurestore_engines.stream.pipeline import (
     Preparation,
     Prepared,
     StreamEngine,
+    Watch,
     catch_up,
     retrying,
 )
@@ -143,6 +144,7 @@ class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
         self._committed = committed
         self._preparation = Preparation(job, instants.now)
         self._offline = _Offline(OfflineSink(job, counts), counts)
+        self._watch = Watch(job)
 
     def list_parts(self) -> list[str]:
         return self._partitions
@@ -160,6 +162,7 @@ class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
         return _Partition(
             for_part,
             open_reader,
+            self._watch,
             self._preparation,
             self._offline,
             self._run,
@@ -178,6 +181,7 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         self,
         name: str,
         open_reader: Callable[[], StreamReader],
+        watch: Watch,
         preparation: Preparation,
         offline: _Offline,
         run: _Run,
@@ -186,6 +190,7 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
     ) -> None:
         self._name = name
         self._open_reader = open_reader
+        self._watch = watch
         self._reader: StreamReader | None = None
         self._preparation = preparation
         self._offline = offline
@@ -215,6 +220,7 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
     def _read(self) -> list[tuple[int, Piece]]:
         if self._reader is None:
             self._reader = self._open_reader()
+        self._watch.look()
         if not self._counts.progress.may_read(self._name):
             return []
         batch = self._reader.poll(MAX_RECORDS, 0.0)

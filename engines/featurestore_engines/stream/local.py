@@ -16,6 +16,7 @@ from featurestore_engines.stream.pipeline import (
     OnlineSink,
     Preparation,
     StreamEngine,
+    Watch,
     catch_up,
     retrying,
 )
@@ -42,6 +43,7 @@ class Loop:
         self._preparation = Preparation(job, clock)
         self._offline = OfflineSink(job, self.counts)
         self._online = OnlineSink(job, self.counts)
+        self._watch = Watch(job)
         self._readers: list[StreamReader] = []
         self._reached: dict[str, int] = {}
 
@@ -82,6 +84,7 @@ class Loop:
         self.counts.progress.waiting = self._offline.waiting
         if self._offline.is_due():
             self.flush()
+        self._watch.look()
         return records
 
     def drain(self, until: Mapping[str, int] | None = None) -> None:

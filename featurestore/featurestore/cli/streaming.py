@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from featurestore.cli.stopping import stopping
 _PANEL = "Stream"
 _SCALING = "Scaling"
 _AT_ONCE = 5_000  # events that one push appends
+_FRAMES = (".parquet", ".arrow", ".arrows", ".feather", ".ipc")
 _TELL_SECONDS = 30.0  # how often a stream without a terminal says how far it is
 
 Counts = dict[str, dict[str, int]]
@@ -117,12 +118,33 @@ def logging_to_stderr(session: Session, log_format: str, log_level: str) -> Iter
         logs.remove(handler)
 
 
+@verb(_PANEL, "accept-topic")
+def accept_topic(
+    session: Session,
+    source: Annotated[str, typer.Argument(help="The source.")],
+    start: Annotated[
+        str, typer.Option(metavar="earliest|latest|INSTANT", help="Where to begin in the new topic.")
+    ] = "earliest",
+) -> None:
+    """Go on with a topic that was deleted and made anew, or that lies in another cluster."""
+    begun = session.store.accept_topic(source, start)
+    if session.console.json:
+        session.console.data({"begins": begun})
+    for partition, sequence in begun.items():
+        session.console.say(f"{partition}: from {sequence:,}")
+    if not begun:
+        session.console.say(f"{source}: the topic is the one that the stores know; nothing to accept")
+
+
 @verb(_PANEL)
 def push(
     session: Session,
     source: Annotated[str, typer.Argument(help="The source.")],
     data: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="JSON lines; default, standard input.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="JSON lines, .parquet or .arrow; default, standard input."
+        ),
     ] = None,
     wait: Annotated[
         str | None,
@@ -130,27 +152,44 @@ def push(
     ] = None,
 ) -> None:
     """Append events to a source's stream; they are durable when it returns."""
+    from featurestore.errors import PushInterrupted, StoreUnavailable
     from featurestore.instants import SECOND, parse_duration
 
     seconds = None if wait is None else parse_duration(wait) / SECOND
     accepted, refused, servable = 0, [], True
-    with _opened(data) as file, session.console.progress(f"push {source}", unit="events") as advance:
-        numbered = ((n, line.strip()) for n, line in enumerate(file, start=1))
-        lines = (item for item in numbered if item[1])
+    failure: StoreUnavailable | None = None
+    word = "row" if data is not None and data.suffix in _FRAMES else "line"
+    with session.console.progress(f"push {source}", unit="events") as advance:
+        events = _events(data)
         # With a wait all of them are one push, for the wait is for all of them.
-        for part in [list(lines)] if seconds is not None else _parts(lines, _AT_ONCE):
-            report = session.store.push(source, [text for _, text in part], seconds)
+        for part in [list(events)] if seconds is not None else _parts(events, _AT_ONCE):
+            try:
+                report = session.store.push(source, [event for _, event in part], seconds)
+            except PushInterrupted as error:
+                report = error.report
+                perhaps = ", ".join(str(part[index][0]) for index in error.unacknowledged[:10])
+                more = ", …" if len(error.unacknowledged) > 10 else ""
+                unsent = part[error.unsent_from - 1][0]
+                failure = StoreUnavailable(
+                    f"{error.__cause__} Of {word}s {perhaps}{more} it is unknown whether they are stored; "
+                    f"none after {word} {unsent} was sent.",
+                    hint=error.hint,
+                )
             accepted += len(report.accepted)
-            refused += [{**item, "line": part[item["index"]][0]} for item in report.refused]
+            refused += [{**item, word: part[item["index"]][0]} for item in report.refused]
             servable = servable and report.servable is not False
             advance(len(part))
+            if failure is not None:
+                break
     answer = {"accepted": accepted, "refused": refused, "servable": servable if seconds is not None else None}
     if session.console.json:
         session.console.data(answer)
     for item in refused:
-        print(f"line {item['line']}: {item['code']}: {item['message']}", file=sys.stderr)
+        print(f"{word} {item[word]}: {item['code']}: {item['message']}", file=sys.stderr)
     waited = "" if seconds is None else ", servable" if servable else f", not servable after {wait}"
     session.console.say(f"{source}: {accepted:,} accepted{waited}, {len(refused):,} refused")
+    if failure is not None:
+        raise failure
     if refused or not servable:
         raise typer.Exit(1)
 
@@ -185,10 +224,18 @@ def show_counts(session: Session, counts: Counts) -> None:
     )
 
 
-def _opened(path: Path | None) -> BinaryIO:
-    if path is None or str(path) == "-":
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    return path.open("rb")
+def _events(path: Path | None) -> Iterator[tuple[int, Any]]:
+    """Yield events with their number: of the line, or of the row where the file holds a frame."""
+    if path is not None and path.suffix in _FRAMES:
+        from featurestore.events import payloads
+
+        yield from enumerate(payloads(path), start=1)
+        return
+    standard = path is None or str(path) == "-"
+    with open(sys.stdin.fileno(), "rb", closefd=False) if standard else open(str(path), "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if stripped := line.strip():
+                yield number, stripped
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

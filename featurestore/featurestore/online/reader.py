@@ -25,6 +25,7 @@ from featurestore.online.base import BaseRow, BaseRows
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.requests import cast_row, outward, row_value
 from featurestore.online.view import EntityView, aggregates
+from featurestore.online.writer import MARK, lost, mark_of
 from featurestore.plans import Lookup, SetPlan, VectorPlan
 from featurestore.rows.vectors import unpack
 from featurestore.types import DataType, Field
@@ -238,7 +239,8 @@ def _restore(kind: DataType) -> Callable[[Any], Any] | None:
 class VectorReader:
     """Reads one feature vector. `generations` names the generation that serves a feature set now.
 
-    `unbounded` readers answer at any instant: for generations that keep rows of all time.
+    `unbounded` readers answer at any instant: for generations that keep rows of all time. `marked` readers
+    also read that a generation is filled, so that a store that lost it is an error, never an empty window.
     """
 
     def __init__(
@@ -249,11 +251,13 @@ class VectorReader:
         *,
         clock: Callable[[], int] = instants.now,
         unbounded: bool = False,
+        marked: bool = False,
     ) -> None:
         self.plan = plan
         self._store = store
         self._generations = generations
         self._clock = clock
+        self._marked = marked
         self._levels = _levels(plan.lookups)
         self._base = BaseRows(plan.base) if plan.base is not None else None
         self._derived = [(d.name, to_closure(d.expression), d.columns) for d in plan.derived]
@@ -283,7 +287,7 @@ class VectorReader:
         overflows = 0
         for level in self._levels:
             reads = [lookup.requests(prepared) for lookup in level]
-            found = self._store.read_many(self._requests(level, reads))
+            found = self._kept(level, self._store.read_many(self._requests(level, reads)))
             for lookup, column, fields in zip(level, reads, found, strict=True):
                 overflows += lookup.fill(prepared, column, fields)
         return self._result(prepared, now, overflows)
@@ -301,7 +305,7 @@ class VectorReader:
         overflows = 0
         for level in self._levels:
             reads = [lookup.requests(prepared) for lookup in level]
-            found = await self._store.read_many_async(self._requests(level, reads))
+            found = self._kept(level, await self._store.read_many_async(self._requests(level, reads)))
             for lookup, column, fields in zip(level, reads, found, strict=True):
                 overflows += lookup.fill(prepared, column, fields)
         return self._result(prepared, now, overflows)
@@ -370,10 +374,22 @@ class VectorReader:
     def _requests(
         self, level: Sequence[_LookupReader], reads: Sequence[Sequence[EntityRead | None]]
     ) -> list[tuple[str, list[EntityRead]]]:
-        return [
+        requests = [
             (self._generations(lookup.plan), [read for read in column if read is not None])
             for lookup, column in zip(level, reads, strict=True)
         ]
+        if self._marked:
+            requests += [(mark_of(generation), [MARK]) for generation, _ in requests]
+        return requests
+
+    def _kept(
+        self, level: Sequence[_LookupReader], found: list[list[list[bytes | None]]]
+    ) -> list[list[list[bytes | None]]]:
+        """Return what was found, by look-up. Raises StoreUnavailable where one is lost."""
+        for lookup, mark in zip(level, found[len(level) :], strict=False):
+            if mark[0][0] is None:
+                raise lost(lookup.plan)
+        return found[: len(level)]
 
     def _result(self, rows: Sequence[_Row], now: int, overflows: int) -> VectorResult:
         for row in rows:

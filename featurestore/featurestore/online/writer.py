@@ -78,7 +78,8 @@ def decode_positions(data: bytes) -> Positions:
     return msgspec.msgpack.decode(data, type=Positions) if data else {}
 
 
-_MARK = EntityRead(0, b"generation", (b"filled",))
+MARK = EntityRead(0, b"generation", (b"filled",))
+"""What is read of `mark_of(generation)`: whether it was filled, and has not been lost since."""
 
 
 def mark_of(generation: str) -> str:
@@ -88,16 +89,24 @@ def mark_of(generation: str) -> str:
 
 def is_marked(store: OnlineStore, generation: str) -> bool:
     """Tell whether a generation was filled in this store, and has not been lost since."""
-    return store.read(mark_of(generation), [_MARK])[0][0] is not None
+    return store.read(mark_of(generation), [MARK])[0][0] is not None
+
+
+def lost(plan: SetPlan) -> StoreUnavailable:
+    """Return the error that the online store lacks the generation which serves a set."""
+    return StoreUnavailable(
+        f"The online store lacks what serves '{plan.name}': it lost its data, or is another.",
+        hint=f"A running stream fills it again by itself; else run: featurestore materialize {plan.name}",
+    )
 
 
 def mark(store: OnlineStore, generation: str) -> None:
     """Note in the store itself that the generation is filled."""
     done = [False]
     while not done[0]:
-        [(state, _)] = store.read_for_write(mark_of(generation), {_MARK.shard: [_MARK]}).values()
-        change = EntityWrite(_MARK.key, {_MARK.fields[0]: b"1"}, None)
-        write = (_MARK.shard, state.revision, _revision(), state.positions, [change])
+        [(state, _)] = store.read_for_write(mark_of(generation), {MARK.shard: [MARK]}).values()
+        change = EntityWrite(MARK.key, {MARK.fields[0]: b"1"}, None)
+        write = (MARK.shard, state.revision, _revision(), state.positions, [change])
         done = store.write(mark_of(generation), [write])
 
 
@@ -129,6 +138,7 @@ class OnlineWriter:
         self._newest = BEGINNING
         self._expire_ms = None if keep_all else self._layout.expire_ms()
         self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
+        self._saw_mark = False
 
     @property
     def generation(self) -> str:
@@ -139,6 +149,19 @@ class OnlineWriter:
         """Note in the store that the generation is filled, where that is not noted."""
         if not is_marked(self._store, self._generation):
             mark(self._store, self._generation)
+        self._saw_mark = True
+
+    def watch(self) -> None:
+        """Raise StoreWentBack where the store has lost anything that this writer saw or wrote in it."""
+        self.positions()
+        marked = is_marked(self._store, self._generation)
+        if self._saw_mark and not marked:
+            raise StoreWentBack(
+                f"The generation of '{self._layout.plan.name}' is no longer marked as filled:"
+                " the online store has lost its data.",
+                hint="It is filled again; check the store's persistence (appendonly).",
+            )
+        self._saw_mark = marked
 
     def positions(self) -> dict[int, Positions]:
         """Return every shard's positions as the store has them now. Raises StoreWentBack."""
