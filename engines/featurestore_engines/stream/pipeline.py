@@ -465,7 +465,7 @@ class StreamEngine:
     has_clusters: bool = False
 
     @staticmethod
-    def counts(source: str) -> Counts:
+    def counts(source: str = "") -> Counts:
         """Return counts of a source, to hand to `run`."""
         return Counts(source)
 
