@@ -192,8 +192,11 @@ class KafkaStream:
                     failed[number] = error.args[0]
                 break
             deadline = time.monotonic() + self.patience
-        while placed.count(None) > len(failed) and time.monotonic() < deadline + 1:
-            producer.flush(0.2)
+        try:
+            while placed.count(None) > len(failed) and time.monotonic() < deadline + 1:
+                producer.flush(0.2)
+        except KafkaException as error:  # the producer is done for, say because the broker lost what it had
+            failed |= {number: error.args[0] for number, at in enumerate(placed) if at is None}
         if None in placed:
             self.close()
             raise self._not_acknowledged([number for number, at in enumerate(placed) if at is None], failed)
