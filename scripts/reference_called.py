@@ -97,8 +97,9 @@ def errors_page() -> str:
         "## Reasons of dead letters",
         "Rows that are refused lie in the offline table `dead_letters`, with `source`, `feature_set`,"
         " `partition`, `sequence`, `ingest_time`, `code`, `message` and `payload`. `feature_set` is null"
-        " where the source's schema refused the row, before any set saw it; each set that reads the source"
-        " writes such a row once. With the default settings the table is a folder that Polars reads:",
+        " where the source's schema refused the row, before any set saw it."
+        " `featurestore dead-letters list` shows them, `replay` sends them again."
+        " With the default settings the table is a folder that Polars reads:",
         '```python\nimport polars as pl\n\nprint(pl.read_delta(".featurestore/offline/dead_letters"))\n```',
         table(("code", "meaning"), [(code(name), said) for name, said in REASONS.items()]),
     )
@@ -121,7 +122,7 @@ def cli_page() -> str:
     verbs: dict[str, Any] = typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
     common: dict[str, tuple[str, str]] = {}
     parts = []
-    for name, verb in verbs.items():
+    for name, verb in _leaves(verbs):
         given = [p for p in verb.params if getattr(p, "rich_help_panel", None) != application.PANEL]
         for parameter in verb.params:
             if getattr(parameter, "rich_help_panel", None) == application.PANEL:
@@ -140,6 +141,15 @@ def cli_page() -> str:
 Results go to standard output, everything else to standard error. [Exit statuses](errors.md#exit-status)."""
     shared = table(("option", "meaning"), list(common.values()))
     return page("Command line", intro, "## Common options", shared, *parts)
+
+
+def _leaves(verbs: dict[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every verb that does something, under its full name."""
+    for name, verb in verbs.items():
+        if hasattr(verb, "commands"):
+            yield from _leaves(verb.commands, f"{of}{name} ")
+        else:
+            yield f"{of}{name}", verb
 
 
 def _argument(parameter: Any) -> str:

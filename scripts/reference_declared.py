@@ -28,6 +28,7 @@ from featurestore.specs.models import (
     Training,
 )
 from featurestore.specs.project import (
+    CommitConfig,
     OfflineConfig,
     OnlineConfig,
     Profile,
@@ -185,7 +186,10 @@ def settings_page() -> str:
     intro = """\
 `featurestore.yaml` in the project's folder. Texts may hold `${VAR}` and `${VAR:-default}`. Relative paths
 begin at the folder."""
-    models: list[type[BaseModel]] = [ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig, Profile]
+    models: list[type[BaseModel]] = [
+        *(ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig),
+        *(CommitConfig, Profile),
+    ]
     return page(
         "Settings", intro, *_models(models), "## Environment", table(("variable", "default", "meaning"), rows)
     )

@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -18,6 +18,7 @@ from parity import check_cells, write_project
 from shop import Judge, Row
 
 from featurestore import FeatureStore, plans
+from featurestore.errors import StoreUnavailable
 
 WAIT_SECONDS = 60.0
 
@@ -73,6 +74,21 @@ def lag(store: FeatureStore, *, offline: bool = True) -> int:
     return behind
 
 
+def await_no_lag(store: FeatureStore, seconds: float = WAIT_SECONDS) -> None:
+    """Return once streams have applied and committed all that there is. A store may be away meanwhile."""
+    deadline = time.monotonic() + seconds
+    behind: object = None
+    while True:
+        try:
+            behind = lag(store)
+        except StoreUnavailable as error:
+            behind = error
+        if behind == 0:
+            return
+        assert time.monotonic() < deadline, f"the stream is behind: {behind}"
+        time.sleep(0.1)
+
+
 class Stream:
     """A stream in a thread of its own, over a store of its own."""
 
@@ -109,6 +125,15 @@ class Stream:
             self._moved.wait(1.0)
             self._moved.clear()
             assert time.monotonic() < deadline, f"{self.records()} of {count} records came through"
+
+    def await_that(self, holds: Callable[[], bool]) -> None:
+        """Return once a condition holds, while the stream runs."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not holds():
+            assert self._thread.is_alive(), "the stream has ended"
+            assert time.monotonic() < deadline, "it never came to hold"
+            self._moved.wait(0.2)
+            self._moved.clear()
 
     def stop(self) -> None:
         """Stop as SIGTERM does, and raise what went wrong."""

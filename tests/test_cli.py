@@ -17,7 +17,7 @@ HEAVY = ("polars", "pyarrow", "duckdb", "deltalake", "sqlglot", "sqlalchemy", "n
 VERBS = (
     *("init", "validate", "plan", "apply", "ingest", "materialize", "stream", "serve", "preview", "fit"),
     "test",
-    *("get-offline", "get-online", "push", "verify", "compact", "status", "list", "show", "tag"),
+    *("get-offline", "get-online", "push", "verify", "compact", "upkeep", "status", "list", "show", "tag"),
 )
 
 SETTINGS = "project: broken\n"

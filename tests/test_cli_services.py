@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from featurestore.cli import main
@@ -131,6 +132,38 @@ def test_push_reads_standard_input_and_names_the_lines_it_refuses(demo: Path) ->
     assert done.stdout == "orders: 2 accepted, 3 refused\n"
     refused = [line.split(": ")[:2] for line in done.stderr.splitlines()]
     assert refused == [["line 3", "malformed"], ["line 4", "bad_type"], ["line 5", "bad_type"]]
+
+
+def test_push_takes_the_rows_of_a_file_and_names_those_it_refuses(demo: Path, capsys: Out) -> None:
+    events = [json.loads(order(n)) for n in range(6_000)]
+    events[2]["ordered_at"] = events[5_500]["ordered_at"] = None
+    pl.DataFrame(events).write_parquet(demo / "orders.parquet")
+    assert main(["-C", str(demo), "push", "orders", "--from", str(demo / "orders.parquet")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "orders: 5,998 accepted, 2 refused\n"
+    assert [line.split(": ")[:2] for line in said.err.splitlines()] == [
+        ["row 3", "null_event_time"],
+        ["row 5501", "null_event_time"],
+    ]
+
+
+def test_push_says_of_which_lines_it_does_not_know_whether_they_are_stored(demo: Path, capsys: Out) -> None:
+    lines = demo / "lines.ndjson"
+    lines.write_text(order(1) + "\n\n" + order(2))
+    two = "topic: orders, options: {partitions: 2}"
+    for path in demo.rglob("*.yaml"):
+        path.write_text(path.read_text().replace("topic: orders", two))
+    assert main(["-C", str(demo), "apply", "-q"]) == 0
+    assert main(["-C", str(demo), "push", "orders", "--from", str(lines), "-q"]) == 0
+    [partition] = demo.glob("**/orders/1")
+    capsys.readouterr()
+    partition.rename(demo / "gone")
+    partition.mkdir()  # a partition that is damaged
+    (partition / "00000000000000000000.log").write_bytes(b"no segment of a log")
+    assert main(["-C", str(demo), "push", "orders", "--from", str(lines)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "orders: 1 accepted, 0 refused\n"
+    assert "it is unknown whether they are stored; none after line 3 was sent" in said.err
 
 
 def test_serve_answers_until_a_signal_with_streams_beside_it(demo: Path, capsys: Out) -> None:

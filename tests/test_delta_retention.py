@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,19 @@ def test_a_table_that_is_not_there_is_left_alone(tmp_path: Path) -> None:
     table = a_table(tmp_path)
     assert table.forget(NOW) == {"files": 0, "rows": 0, "abandoned": 0}
     assert table.forgotten(table.snapshot()) is None
+
+
+def test_the_log_loses_what_is_older_than_a_day_and_positions_stay(tmp_path: Path) -> None:
+    """A table of 205 commits, two checkpoints among them, whose files are made two days old."""
+    table = a_table(tmp_path)
+    for number in range(205):
+        append(table, some_rows(number, 1, JANUARY, DAY))
+    log = Path(table.location.uri, "_delta_log")
+    for file in log.iterdir():
+        os.utime(file, (time.time() - 2 * 86_400,) * 2)
+    before = stored(table)
+    assert table.vacuum(DAY) == 0
+    assert len(list(log.glob("*.json"))) < 20
+    again = a_table(tmp_path)
+    assert again.positions(again.snapshot()) == {"p": 205}
+    assert stored(again) == before

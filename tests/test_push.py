@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import threading
 
-from payments_project import START, open_project, payment
+import pytest
+from payments_project import SPECS, START, make_project, open_project, payment
+
+from featurestore import FeatureStore
+from featurestore.errors import OperatorError, PushInterrupted
 
 AT = START.replace(hour=23)
 
@@ -80,3 +84,62 @@ def test_an_event_pushed_twice_counts_once(tmp_path):
         found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
         assert found["amount_count_1d"] == 1
         assert store.verify(sample=50).is_equal
+
+
+def test_events_that_no_entity_or_step_takes_are_nothing_to_wait_for(tmp_path):
+    specs = SPECS.replace("steps:\n", 'steps:\n  - filter: "amount >= 0"\n')
+    make_project(tmp_path, specs)
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        events = [payment(1, None), payment(2, amount=-1.0)]
+        report = store.push("payments", events, wait=0.0)
+        assert (len(report.accepted), report.servable) == (2, True)
+
+
+def test_a_wait_for_what_nothing_serves_is_an_error_before_anything_is_sent(tmp_path):
+    with open_project(tmp_path) as store:
+        store.push("payments", [payment(1)], wait=20)
+        make_project(tmp_path, SPECS.replace("windows: [1d]}", "windows: [2d]}"))
+        store.apply()
+        with pytest.raises(OperatorError, match="no online values") as error:
+            store.push("payments", [payment(2)], wait=20)
+        assert "featurestore materialize spend" in str(error.value)
+        [end] = store.environment.stream(store.catalog.source("payments")).ends().values()
+        assert end == 1
+        assert store.push("payments", [payment(2)]).servable is None
+
+
+@pytest.mark.redis
+def test_an_online_store_that_is_gone_during_the_wait_fails_nothing_that_is_durable(tmp_path, start_server):
+    server = start_server()
+    config = {"project": "shop", "online": {"kind": "redis", "url": server.url}, "stream": {"kind": "log"}}
+    make_project(tmp_path, config=json.dumps(config))
+
+    def events():
+        yield payment(1)
+        server.kill()
+
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        report = store.push("payments", events(), wait=1.0)
+        assert (len(report.accepted), report.servable) == (1, False)
+        server.start()
+
+
+def test_a_part_of_which_only_some_partitions_took_their_events_is_told_by_index(tmp_path):
+    make_project(tmp_path, SPECS.replace("{topic: payments}", "{topic: payments, options: {partitions: 2}}"))
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        store.push("payments", [payment(0), payment(1)])
+        (tmp_path / ".featurestore" / "log" / "payments" / "1").rename(tmp_path / "gone")
+        with pytest.raises(PushInterrupted) as error:
+            store.push("payments", [payment(2), b"{", payment(4), payment(5), payment(6)])
+        told = error.value
+        assert [(item["index"], item["sequence"]) for item in told.report.accepted] in (
+            [(0, 1), (3, 2)],  # the events take turns
+            [(2, 1), (4, 2)],
+        )
+        assert [item["index"] for item in told.report.refused] == [1]
+        stored = {item["index"] for item in told.report.accepted}
+        assert told.unacknowledged == sorted({0, 2, 3, 4} - stored)
+        assert told.unsent_from == 5

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from registry_urls import new_database, postgres_server
 
-from featurestore.errors import OperatorError, RequestError, SpecError, StoreUnavailable
+from featurestore.errors import OperatorError, RequestError, SpecError, StoreUnavailable, UnknownName
 from featurestore.registry import NewVersion, Pins, Registry
 
 SET, VECTOR = "FeatureSet", "FeatureVector"
@@ -202,9 +202,10 @@ def test_projects_and_kinds_do_not_see_each_other(registry: Registry) -> None:
     assert [version.project for version in registry.versions("churn")] == ["churn"]
 
 
-def test_promoting_a_generation_moves_the_pointer_and_retires_the_one_that_served(registry: Registry) -> None:
-    first = registry.create_generation("fraud", "payments", A1, "redis-1", {"p0": 10})
-    second = registry.create_generation("fraud", "payments", A1, "redis-1", {"p0": 20})
+def test_promoting_a_generation_moves_the_pointer_and_keeps_the_one_that_served(registry: Registry) -> None:
+    first, second, third = [
+        registry.create_generation("fraud", "payments", A1, "redis-1", {"p0": cut}) for cut in (10, 20, 30)
+    ]
     assert (first.status, first.cut) == ("building", {"p0": 10})
     assert registry.serving_generation("fraud", "payments", A1) is None
     assert registry.promote(first.id).status == "serving"
@@ -212,11 +213,67 @@ def test_promoting_a_generation_moves_the_pointer_and_retires_the_one_that_serve
     serving = registry.serving_generation("fraud", "payments", A1)
     assert serving is not None
     assert serving.id == second.id
-    assert registry.generation(first.id).status == "retired"
-    assert [g.id for g in registry.generations("fraud", "payments", "retired")] == [first.id]
+    assert [g.id for g in registry.generations("fraud", "payments", "standby")] == [first.id]
     assert registry.promote(second.id) == serving
+    registry.promote(first.id)
+    assert registry.generation(second.id).status == "standby"
+    registry.promote(third.id)
+    statuses = [registry.generation(g.id).status for g in (first, second, third)]
+    assert statuses == ["standby", "retired", "serving"]
     with pytest.raises(OperatorError, match=r"retired and cannot serve.*featurestore materialize payments"):
-        registry.promote(first.id)
+        registry.promote(second.id)
+
+
+def test_a_generation_that_is_being_filled_is_gone_on_with(registry: Registry) -> None:
+    first = registry.begin_generation("fraud", "payments", A1, "redis-1", {"p0": 10})
+    assert registry.begin_generation("fraud", "payments", A1, "redis-1", {"p0": 12}) == first
+    registry.follow([first.id])
+    assert registry.begin_generation("fraud", "payments", A1, "redis-1", {"p0": 15}).status == "following"
+    registry.promote(first.id, keep=False)
+    second = registry.begin_generation("fraud", "payments", A1, "redis-1", {"p0": 20})
+    assert (second.id != first.id, second.status, second.cut) == (True, "building", {"p0": 20})
+    registry.promote(second.id, keep=False)
+    assert registry.generation(first.id).status == "retired"
+    with pytest.raises(OperatorError, match="retired"):
+        registry.follow([first.id])
+
+
+def test_what_is_prepared_becomes_latest_at_once_and_what_it_replaces_previous(registry: Registry) -> None:
+    saw = {(SET, "x"): A1, (VECTOR, "v"): B1}
+    registry.apply("fraud", [new(SET, "x", A1), new(VECTOR, "v", B1)], saw={})
+    filled = registry.begin_generation("fraud", "x", A2, "redis-1", {})
+    registry.prepare("fraud", [new(SET, "x", A2)], saw=saw)
+    assert registry.resolve("fraud", SET, "x").fingerprint == A1
+    assert registry.resolve("fraud", SET, "x@next").fingerprint == A2
+    registry.switch("fraud", [new(SET, "x", A2)], [filled.id], saw=saw, removed=[(VECTOR, "v")])
+    assert registry.pointers("fraud") == {
+        (SET, "x"): {"latest": A2, "previous": A1},
+        (VECTOR, "v"): {"previous": B1},
+    }
+    assert registry.generation(filled.id).status == "serving"
+    assert registry.roll_back("fraud") == {(SET, "x"): (A2, A1), (VECTOR, "v"): (None, B1)}
+    assert registry.pointers("fraud") == {
+        (SET, "x"): {"latest": A1, "previous": A2},
+        (VECTOR, "v"): {"latest": B1},
+    }
+    with pytest.raises(UnknownName, match="'v' has no previous version"):
+        registry.roll_back("fraud", ["v"])
+
+
+def test_what_another_has_prepared_or_applied_meanwhile_is_not_switched_to(registry: Registry) -> None:
+    registry.apply("fraud", [new(SET, "x", A1)], saw={})
+    saw = {(SET, "x"): A1}
+    first, second = [new(SET, "x", A2)], [new(SET, "x", B1)]
+    registry.prepare("fraud", first, saw=saw)
+    registry.check_prepared("fraud", first, saw=saw)
+    registry.prepare("fraud", second, saw=saw)
+    for ask in (registry.check_prepared, lambda p, v, saw: registry.switch(p, v, [], saw=saw)):
+        with pytest.raises(OperatorError, match="Another apply --promote of project 'fraud' has taken over"):
+            ask("fraud", first, saw=saw)
+    registry.switch("fraud", second, [], saw=saw)
+    with pytest.raises(OperatorError, match="stale: FeatureSet x"):
+        registry.switch("fraud", second, [], saw=saw)
+    assert registry.resolve("fraud", SET, "x@previous").fingerprint == A1
 
 
 def test_states_and_stores_have_pointers_of_their_own(registry: Registry) -> None:
@@ -293,7 +350,7 @@ def test_a_registry_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     connection.execute("UPDATE registry_version SET version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(OperatorError, match=r"has format 99, this release knows 2.*pip install --upgrade"):
+    with pytest.raises(OperatorError, match=r"has format 99, this release knows 3.*pip install --upgrade"):
         Registry(url)
 
 
@@ -304,6 +361,7 @@ def test_a_registry_of_the_first_format_is_brought_up_to_date_with_all_it_holds(
     before.close()
     connection = sqlite3.connect(tmp_path / "registry.db")
     connection.execute("DROP TABLE checks")
+    connection.execute("DROP TABLE heartbeats")
     connection.execute("UPDATE registry_version SET version = 1")
     connection.commit()
     connection.close()
@@ -317,6 +375,8 @@ def test_a_registry_of_the_first_format_is_brought_up_to_date_with_all_it_holds(
     }
     assert after.checks("fraud", "payments", B1) == {}
     assert len(after.ingests("fraud", "payments")) == 1
+    after.beat("fraud", "stream payments", "one")
+    assert list(after.heartbeats("fraud")) == ["stream payments"]
     after.close()
 
 

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+import polars as pl
 import pytest
 from served import QUARTER_PAST, QUARTER_TO, SMALL, Service, make_project, running
 
@@ -74,6 +76,25 @@ def test_events_are_pushed_and_reported(remote: RemoteFeatureStore) -> None:
     refused = remote.push("payments", [{"id": "x"}])
     assert (refused.accepted, len(refused.refused), refused.servable) == ([], 1, None)
     assert remote.push("payments", []).accepted == []
+
+
+def test_a_frame_and_more_events_than_one_request_takes_are_one_push(tmp_path: Path) -> None:
+    count = 12_000
+    events = pl.DataFrame(
+        {"id": [f"f{n}" for n in range(count)], "customer": "frame", "at": QUARTER_TO, "units": range(count)}
+    ).with_columns(at=pl.when(pl.col("units") == 7_007).then(None).otherwise("at"))
+    with (
+        make_project(tmp_path) as store,
+        running(store) as service,
+        FeatureStore.connect(service.url) as remote,
+    ):
+        report = remote.push("payments", events, wait=30.0)
+        assert report.servable is True
+        assert [r["index"] for r in report.refused] == [7_007]
+        assert [item["index"] for item in report.accepted] == [n for n in range(count) if n != 7_007]
+        assert [item["sequence"] for item in report.accepted] == list(range(count - 1))
+        asked = remote.get_online_features(["spending.count_1h"], [{"customer": "frame"}], QUARTER_TO)
+        assert asked.rows == [[count - 1]]
 
 
 def test_errors_are_of_the_class_that_they_were_there(remote: RemoteFeatureStore) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
-from served import SMALL, Service, make_project, running
+from served import PROJECT, SMALL, TEN, Service, make_project, running
 
 from featurestore import FeatureStore
+from featurestore.errors import PushInterrupted
+from featurestore.events import payloads
+from featurestore_serving.answers import ARROW
 from featurestore_serving.bodies import events_of
 
 PATH = "/v1/sources/payments/events"
@@ -76,6 +82,78 @@ def test_a_malformed_line_is_refused_alone(service: Service) -> None:
     assert [(r["index"], r["code"]) for r in answer.json()["refused"]] == [(1, "malformed")]
 
 
+def test_the_rows_of_an_arrow_stream_are_events(service: Service) -> None:
+    rows = [{**event(21, "arrow"), "at": TEN}, {**event(22, "arrow"), "at": None}]
+    body = io.BytesIO()
+    pl.DataFrame(rows).write_ipc_stream(body)
+    answer = service.call("POST", PATH + "?wait=20s", body.getvalue(), Content_Type=ARROW)
+    assert answer.status == 207
+    assert [item["index"] for item in answer.json()["accepted"]] == [0]
+    assert [(r["index"], r["code"]) for r in answer.json()["refused"]] == [(1, "null_event_time")]
+    assert answer.json()["servable"] is True
+    body_ = {"features": ["spending.units"], "rows": [{"customer": "arrow"}], "as_of": TEN.isoformat()}
+    assert service.online(body_).json()["rows"] == [[21]]
+
+
+@pytest.mark.parametrize("body", [b"", b"no arrow", bytes(64)])
+def test_what_is_no_arrow_stream_is_refused_as_a_whole(service: Service, body: bytes) -> None:
+    answer = service.call("POST", PATH, body, Content_Type=ARROW)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert "no Arrow IPC stream" in answer.json()["error"]["message"]
+
+
+def test_many_lines_are_pushed_in_order_and_each_has_its_place(tmp_path: Path) -> None:
+    lines = b"\n".join(b"{" if n % 5_000 == 7 else json.dumps(event(n)).encode() for n in range(12_000))
+    with make_project(tmp_path) as store, running(store) as service:
+        answer = service.call("POST", PATH, lines, Content_Type="application/x-ndjson")
+        assert answer.status == 207
+        assert [r["index"] for r in answer.json()["refused"]] == [7, 5_007, 10_007]
+        accepted = answer.json()["accepted"]
+        assert [item["sequence"] for item in accepted] == list(range(11_997))
+        assert [item["index"] for item in accepted] == [n for n in range(12_000) if n % 5_000 != 7]
+
+
+def test_a_push_that_ends_midway_is_503_and_says_what_is_durable(tmp_path: Path) -> None:
+    """One of two partitions is gone; the client raises what the service was told."""
+    with make_project(tmp_path) as store:
+        specs = (tmp_path / "specs.yaml").read_text()
+        two = "{topic: payments, options: {partitions: 2}}"
+        (tmp_path / "specs.yaml").write_text(specs.replace("{topic: payments}", two))
+        store.apply()
+        store.push("payments", [event(0), event(1)])
+        with running(store) as service:
+            (tmp_path / ".featurestore" / "log" / "payments" / "1").rename(tmp_path / "gone")
+            answer = service.call("POST", PATH, [event(2), event(3), event(4), {}])
+            assert answer.status == 503
+            assert answer.headers["retry-after"] == "1"
+            told = answer.json()
+            assert told["error"]["code"] == "push_interrupted"
+            durable = [item["index"] for item in told["accepted"]]
+            assert sorted([*durable, *told["unacknowledged"]]) == [0, 1, 2]
+            assert ([r["index"] for r in told["refused"]], told["unsent_from"]) == ([3], 3)
+            with (
+                FeatureStore.connect(service.url) as remote,
+                pytest.raises(PushInterrupted) as caught,
+            ):
+                remote.push("payments", [{"amount": float("nan")}, event(5), event(6)])
+            durable = [item["index"] for item in caught.value.report.accepted]
+            assert sorted([*durable, *caught.value.unacknowledged]) == [1, 2]
+            assert [r["index"] for r in caught.value.report.refused] == [0]
+            assert caught.value.unsent_from == 3
+
+
+def test_a_broker_that_does_not_answer_is_503_and_nothing_was_sent(tmp_path: Path) -> None:
+    config = PROJECT.replace(
+        "{kind: log, path: .featurestore/log}",
+        "{kind: kafka, brokers: '127.0.0.1:9', unavailable_after: 1s}",
+    )
+    with make_project(tmp_path, config) as store, running(store) as service:
+        answer = service.call("POST", PATH, event(1))
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+        assert "accepted" not in answer.json()
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code", "said"),
     [
@@ -109,4 +187,4 @@ def test_a_push_that_cannot_be_taken(
     ],
 )
 def test_events_are_told_apart(body: bytes, content_type: str, expected: list[bytes]) -> None:
-    assert events_of(body, content_type) == expected
+    assert list(payloads(events_of(body, content_type))) == expected

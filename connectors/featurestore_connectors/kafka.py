@@ -22,6 +22,7 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -34,11 +35,18 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from featurestore import instants
 from featurestore.contracts import Record, RecordBatch
-from featurestore.errors import FeatureStoreError, OperatorError, SpecError, StoreUnavailable
+from featurestore.errors import (
+    FeatureStoreError,
+    NotAcknowledged,
+    OperatorError,
+    SpecError,
+    StoreUnavailable,
+)
 
 _LOGGER = logging.getLogger("featurestore.kafka")
 _UNAVAILABLE_AFTER = "30s"
 _VERIFY_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 _ERROR_BACKOFF_MS = 500
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -55,12 +63,25 @@ _OURS: dict[str, dict[str, Any]] = {
     "admin": {},
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "consumer": {"group.id": "featurestore", "isolation.level": "read_committed"},
+    "consumer": {
+        "group.id": "featurestore",
+        "isolation.level": "read_committed",
+        # A message over these limits would hold up its partition for ever; one alone is fetched whatever its
+        # size. What is fetched ahead is bounded by bytes, for there is a consumer per partition.
+        "receive.message.max.bytes": 1_000_000_000,
+        "queued.max.messages.kbytes": 16_384,
+    },
     "producer": {"partitioner": "murmur2_random", "compression.type": "lz4"},
     "admin": {},
 }
 _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID}
 _PERHAPS_GONE = _GONE | {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # or no broker answers
+_CREDENTIALS = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+}
+_NO_ANSWER = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}
 _ELECTING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
 _REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -72,6 +93,7 @@ _REFUSED = {
     KafkaError.POLICY_VIOLATION,
     KafkaError.INVALID_RECORD,
 }
+_TOO_MUCH = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}  # of one record, not of all
 
 
 class KafkaStream:
@@ -103,7 +125,9 @@ class KafkaStream:
         self._producer: Producer | None = None
         self._lock = threading.Lock()
         self._cluster = self._topic_id = ""
+        self._group_failed = False
         self._described: tuple[float, str, int] = (float("-inf"), "", 0)
+        self.epochs: dict[int, list[tuple[int, int]]] = {}
 
     def partitions(self) -> list[str]:
         """Return the partitions' names, in order. Raises OperatorError when there is no such topic."""
@@ -157,6 +181,29 @@ class KafkaStream:
             consumer.close()
             raise
 
+    def begin(self, partition: str, start: str | int) -> int:
+        """Return where reading begins for `earliest`, `latest`, or an instant of record time (microseconds).
+
+        Of an instant, the broker says where the first message at or after it is. Raises OperatorError where
+        it cannot.
+        """
+        number = int(partition.rpartition("/")[2])
+        if isinstance(start, str):
+            return self.offsets([number], {"earliest": _EARLIEST, "latest": _LATEST}[start])[number][0]
+        # The end is asked first: what comes in between is later than it, and is read.
+        [end] = self.offsets([number], _LATEST)[number]
+        milliseconds = -(-start // 1000)  # messages count milliseconds
+        [found] = self.offsets([number], OffsetSpec.for_timestamp(milliseconds))[number]
+        if found >= 0:
+            return min(found, end)
+        if self._cluster.startswith("mockCluster") and end:
+            raise OperatorError(
+                f"The broker at {self.brokers} is librdkafka's own, and does not know which message of "
+                f"'{self.topic}' was the first at an instant.",
+                hint="Write start: earliest or start: latest.",
+            )
+        return end
+
     def append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[str, int]]:
         """Append (key, value) pairs; return each one's partition and offset, once all replicas have it.
 
@@ -199,8 +246,35 @@ class KafkaStream:
             failed |= {number: error.args[0] for number, at in enumerate(placed) if at is None}
         if None in placed:
             self.close()
-            raise self._not_acknowledged([number for number, at in enumerate(placed) if at is None], failed)
+            named = [None if at is None else (f"{prefix}/{at[0]}", at[1]) for at in placed]
+            raise self._not_acknowledged(named, failed)
         return [(f"{prefix}/{at[0]}", at[1]) for at in placed if at is not None]
+
+    def show_applied(self, positions: Mapping[str, int], group: str) -> None:
+        """Commit the positions to the consumer group `group`, or `group.id`, for the eyes of lag monitors.
+
+        What they say is never read here. A failure is logged once, and changes nothing.
+        """
+        group = str(self._options.get("group.id", group))
+        prefix = self._described[1]
+        offsets = [
+            TopicPartition(self.topic, int(name.rpartition("/")[2]), end)
+            for name, end in positions.items()
+            if name.rpartition("/")[0] == prefix
+        ]
+        if not offsets:
+            return
+        try:
+            request = [ConsumerGroupTopicPartitions(group, offsets)]
+            [answer] = self._admin.alter_consumer_group_offsets(
+                request, request_timeout=self.answer_within
+            ).values()
+            answer.result()
+            self._group_failed = False
+        except KafkaException as error:
+            if not self._group_failed:
+                _LOGGER.warning("The lag of group %s cannot be shown: %s", group, error.args[0].str())
+            self._group_failed = True
 
     def close(self) -> None:
         """Release connections. What was not acknowledged is given up."""
@@ -252,6 +326,17 @@ class KafkaStream:
         self._admin.poll(0)
         known = f" ({self._trouble.str()})" if self._trouble is not None else ""
         text = f"Kafka at {self.brokers}, topic '{self.topic}': {error.str()}{known}."
+        if self._is_refused():
+            return OperatorError(
+                text,
+                hint="Correct stream: options: in featurestore.yaml: security.protocol, and "
+                + (
+                    "ssl.ca.location (the authority that signed the broker's certificate), "
+                    "ssl.certificate.location, ssl.key.location."
+                    if self._trouble is not None and self._trouble.code() == KafkaError._SSL
+                    else "sasl.mechanisms, sasl.username, sasl.password."
+                ),
+            )
         if error.code() in _REFUSED:
             return OperatorError(text, hint="Correct the permissions, the limits, or stream: options:.")
         if error.fatal() or error.code() == KafkaError._INVALID_ARG:
@@ -266,7 +351,25 @@ class KafkaStream:
         )
 
     def _metadata(self) -> Any:
-        return self.ask(lambda: self._admin.list_topics(timeout=self.answer_within))
+        """Return the cluster's metadata; of brokers that refuse us, say so at once rather than in the end."""
+        deadline = time.monotonic() + self.answer_within
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._admin.list_topics(timeout=max(min(left, _LOOK_SECONDS), 0.01))
+            except KafkaException as error:
+                self._admin.poll(0)
+                if left <= _LOOK_SECONDS or self._is_refused() or error.args[0].code() not in _NO_ANSWER:
+                    raise self.translated(error.args[0]) from error
+
+    def _is_refused(self) -> bool:
+        """Tell whether brokers that never answered refuse our credentials, or show another certificate."""
+        trouble = self._trouble
+        if trouble is None or self._cluster:
+            return False
+        return trouble.code() in _CREDENTIALS or (
+            trouble.code() == KafkaError._SSL and "certificate" in trouble.str()
+        )
 
     def _describe_topic(self) -> Any:
         topics = TopicCollection([self.topic])
@@ -295,7 +398,10 @@ class KafkaStream:
             _LOGGER.warning("Kafka at %s: %s", self.brokers, error.str())
         self._trouble = error
 
-    def _not_acknowledged(self, missing: list[int], failed: Mapping[int, KafkaError]) -> OperatorError:
+    def _not_acknowledged(
+        self, placed: Sequence[tuple[str, int] | None], failed: Mapping[int, KafkaError]
+    ) -> OperatorError:
+        missing = [number for number, at in enumerate(placed) if at is None]
         shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
         first = next(iter(failed.values()), None)
         refused = next((error for error in failed.values() if error.code() in _REFUSED), None)
@@ -303,9 +409,14 @@ class KafkaStream:
             f"Kafka at {self.brokers}, topic '{self.topic}': {len(missing)} records were not acknowledged "
             f"(numbers {shown} of the call): {(refused or first or 'no answer in time')}."
         )
+        never = {n: error.str() for n, error in failed.items() if error.code() in _TOO_MUCH}
         if refused is not None and len(failed) == len(missing):
-            return OperatorError(text, hint="Correct the records, or the broker's permissions or limits.")
-        return StoreUnavailable(text, hint="Append those again; a source with event_id: drops repeats.")
+            hint = "Correct the records, or the broker's permissions or limits."
+            if not never:
+                return OperatorError(text, hint=hint)
+        else:
+            hint = "Append those again; a source with event_id: drops repeats."
+        return NotAcknowledged(text, placed, never, hint=hint)
 
 
 class KafkaReader:
@@ -358,7 +469,21 @@ class KafkaReader:
         self._consumer.close()
 
     def _assign(self) -> None:
-        self._consumer.assign([TopicPartition(self._stream.topic, self._number, self._next)])
+        """Fetch from where we are; the broker is asked whether what we read before that is still there."""
+        known = [epoch for offset, epoch in self._stream.epochs.get(self._number, ()) if offset < self._next]
+        place = TopicPartition(
+            self._stream.topic, self._number, self._next, leader_epoch=known[-1] if known else None
+        )
+        self._consumer.assign([place])
+
+    def _note_epochs(self, messages: Sequence[Message]) -> None:
+        """Remember under which leader's epoch records were written; a new leader may lack some of them."""
+        noted = self._stream.epochs.setdefault(self._number, [])
+        if messages and (not noted or messages[-1].leader_epoch() != noted[-1][1]):
+            for message in messages:
+                epoch, offset = message.leader_epoch(), message.offset()
+                if epoch is not None and offset is not None and (not noted or epoch > noted[-1][1]):
+                    noted.append((offset, epoch))
 
     def _batch(self, messages: Sequence[Message]) -> RecordBatch | None:
         start, position = self._next, self._next
@@ -381,6 +506,7 @@ class KafkaReader:
             self._alive = now
         if position == start:
             return None
+        self._note_epochs(messages[: len(records)])
         if now - self._verified >= _VERIFY_SECONDS:
             try:
                 self._verify()
@@ -414,9 +540,19 @@ class KafkaReader:
         self._alive = time.monotonic()
 
     def _raise_unless_passing(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if error.code() in (
+            KafkaError._AUTO_OFFSET_RESET,
+            KafkaError._LOG_TRUNCATION,
+            KafkaError.OFFSET_OUT_OF_RANGE,
+        ):
             self._verify()
             self._check(*self._watermarks())
+            if "truncation" in error.str():
+                raise OperatorError(
+                    f"{self.partition} was truncated before {self._next}: other records stand where some did that"
+                    f" were applied ({error.str()}).",
+                    hint="Restore the topic, or apply the source again so that it starts from the new one.",
+                )
             raise StoreUnavailable(
                 f"{self.partition}: offset {self._next} could not be fetched ({error.str()}).",
                 hint="Open the reader again.",

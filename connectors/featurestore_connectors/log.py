@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 
 from featurestore import instants
 from featurestore.contracts import Record, RecordBatch
-from featurestore.errors import OperatorError, RequestError, SpecError, StoreUnavailable
+from featurestore.errors import NotAcknowledged, OperatorError, RequestError, SpecError, StoreUnavailable
 from featurestore_connectors.segments import (
     BODY,
     HEADER,
@@ -121,6 +121,35 @@ class LogStream:
             )
         return LogReader(partition, writer.folder, self._id, sequence)
 
+    def begin(self, partition: str, start: str | int) -> int:
+        """Return where reading begins for `earliest`, `latest`, or an instant of record time (microseconds).
+
+        The clock of a log's records may go back: of an instant, it is the first record at or after it.
+        """
+        writer = self._writer(partition)
+        end = writer.settle().sequence
+        if start == "latest":
+            return end
+        sequence = segments(writer.folder)[0]
+        if start == "earliest":
+            return sequence
+        reader = self.reader(partition, sequence)
+        try:
+            while sequence < end:
+                batch = reader.poll(end - sequence, 0.0)
+                if batch is None:
+                    break
+                for record in batch.records:
+                    if record.time is not None and record.time >= int(start):
+                        return record.sequence
+                sequence = batch.next_sequence
+            return end
+        finally:
+            reader.close()
+
+    def show_applied(self, positions: Mapping[str, int], group: str) -> None:
+        """Do nothing: a log has no tools that would look for it."""
+
     def append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[str, int]]:
         """Append (key, value) pairs and return each one's partition and sequence, once they are on the disk.
 
@@ -142,10 +171,14 @@ class LogStream:
         for number, encoded in sorted(split.items()):
             try:
                 first[number] = self._writers[number].append(chunked(encoded))
-            except StoreUnavailable as error:
+            except OperatorError as error:
+                if not first and not isinstance(error, StoreUnavailable):
+                    raise
                 stored = ", ".join(self._names[done] for done in first) or "none"
-                raise StoreUnavailable(
+                raise NotAcknowledged(
                     f"{error.message} Partitions whose records were stored before that: {stored}.",
+                    [(self._names[n], first[n] + offset) if n in first else None for n, offset in places],
+                    {},
                     hint=error.hint,
                 ) from error
         return [(self._names[number], first[number] + offset) for number, offset in places]
@@ -328,7 +361,10 @@ def _check_same(folder: Path, log_id: str) -> None:
 
 def _open_topic(folder: Path, wanted: int | None) -> tuple[str, int]:
     """Return the topic's id and number of partitions, creating or widening it where needed."""
+    missing = [made for made in (folder, *folder.parents) if not made.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -12,6 +12,7 @@ from featurestore.online.writer import is_marked, lost
 from featurestore.plans import SetPlan, SourcePlan, VectorPlan
 from featurestore.specs import FeatureVector, Loaded, Origin
 from featurestore.steps import functions
+from featurestore.tags import LATEST, NEXT, PREVIOUS
 
 if TYPE_CHECKING:
     from featurestore.registry.versions import Version
@@ -31,6 +32,7 @@ class Catalog:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._compiled: dict[tuple[str, str, str], CompiledProject] = {}
+        self._versions: dict[tuple[str, str, str], Version] = {}
         self._serving: dict[tuple[str, str], tuple[float, str]] = {}
 
     def feature_set(self, reference: str) -> SetPlan:
@@ -46,11 +48,13 @@ class Catalog:
     def selection(self, features: list[str]) -> VectorPlan:
         """Return the plan of a vector of references such as `set.feature`, over the latest sets."""
         names = sorted({reference.split(".", 1)[0] for reference in features if "." in reference})
+        pointers = self._environment.registry.pointers(self._environment.project)  # all as of one moment
         loaded: list[Loaded] = []
         seen: set[tuple[str, str]] = set()
         fits: dict[str, Any] = {}
         for name in names:
-            version = self._resolve("FeatureSet", name)
+            latest = pointers.get(("FeatureSet", name), {}).get(LATEST)
+            version = self._resolve("FeatureSet", name if latest is None else f"{name}@{latest}")
             fits |= self._fits(version)
             for key, item in self._compile(version).declarations.items():
                 if key not in seen:
@@ -68,28 +72,51 @@ class Catalog:
         return sorted(name for found, name in state if found == kind)
 
     def live_sets(self, name: str | None = None) -> list[SetPlan]:
-        """Return the set versions that are kept current: the latest, and those that live vectors pin.
+        """Return the set versions that are kept current: the latest, those with a tag, and what vectors pin.
 
-        A vector is live in its latest version and in those with a tag, removed or not.
+        A vector is live in its latest version and in those with a tag, removed or not. The tag `next` keeps
+        nothing current: what has it is being filled.
         """
-        registry, project = self._environment.registry, self._environment.project
+        pointers = sorted(self._environment.registry.pointers(self._environment.project).items())
         found: dict[tuple[str, str, str], SetPlan] = {}
 
-        def add(plan: SetPlan) -> None:
-            if name is None or plan.name == name:
-                found.setdefault((plan.name, plan.rows_fingerprint, plan.state_fingerprint), plan)
+        def add(kind: str, known: str, tag: str, fingerprint: str) -> None:
+            reference = f"{known}@{fingerprint}"
+            try:
+                if kind == "FeatureSet":
+                    plans = [self.feature_set(reference)]
+                else:
+                    plans = sets_of(self.vector(reference))
+            except functions.FunctionChanged:
+                if tag != PREVIOUS:
+                    raise
+                return  # it cannot be computed any more, nor gone back to
+            for plan in plans:
+                if name is None or plan.name == name:
+                    found.setdefault((plan.name, plan.rows_fingerprint, plan.state_fingerprint), plan)
 
-        for known in self.names("FeatureSet"):
-            add(self.feature_set(known))
-        vectors = {version.name for version in registry.versions(project, "FeatureVector")}
-        for vector in sorted(vectors):
-            for fingerprint in set(registry.tags(project, "FeatureVector", vector).values()):
-                plan = self.vector(f"{vector}@{fingerprint}")
-                for used in sets_of(plan):
-                    add(used)
+        for kind, is_latest in (
+            ("FeatureSet", True),
+            ("FeatureVector", True),
+            ("FeatureVector", False),
+            ("FeatureSet", False),
+        ):
+            for (of, known), tags in pointers:
+                for tag, fingerprint in sorted(tags.items()):
+                    if of == kind and tag != NEXT and (tag == LATEST) == is_latest:
+                        add(kind, known, tag, fingerprint)
         if name is not None and not found:
             self.feature_set(name)
         return list(found.values())
+
+    def next_sets(self) -> list[SetPlan]:
+        """Return the set versions that `apply --promote` is filling, or was when it was interrupted."""
+        pointers = self._environment.registry.pointers(self._environment.project)
+        return [
+            self.feature_set(f"{name}@{tags[NEXT]}")
+            for (kind, name), tags in sorted(pointers.items())
+            if kind == "FeatureSet" and NEXT in tags
+        ]
 
     def source(self, name: str) -> SourcePlan:
         """Return the plan of an applied source."""
@@ -112,15 +139,15 @@ class Catalog:
                 raise
             self._serving[key] = (time.monotonic(), known[1])  # the registry is down; the store may not be
             return known[1]
-        if found is None:
-            raise OperatorError(
-                f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",
-                hint=f"Run: featurestore materialize {plan.name}",
-            )
         if all(live.state_fingerprint != plan.state_fingerprint for live in self.live_sets(plan.name)):
             raise OperatorError(
                 f"Version {plan.state_fingerprint} of '{plan.name}' is no longer kept current.",
                 hint="Ask for the latest version, or tag the vector's version that reads it.",
+            )
+        if found is None:
+            raise OperatorError(
+                f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",
+                hint=f"Run: featurestore materialize {plan.name}",
             )
         if not is_marked(environment.online, found.id):
             raise lost(plan)
@@ -132,8 +159,12 @@ class Catalog:
         self._serving.clear()
 
     def _resolve(self, kind: str, reference: str) -> Version:
+        name, _, pointer = reference.partition("@")
+        if (kind, name, pointer) in self._versions:
+            return self._versions[kind, name, pointer]
         environment = self._environment
         version: Version = environment.registry.resolve(environment.project, kind, reference)
+        self._versions[kind, version.name, version.fingerprint] = version  # it never changes
         return version
 
     def _compile(self, version: Version) -> CompiledProject:

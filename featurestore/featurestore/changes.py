@@ -11,6 +11,7 @@ from featurestore.catalog import DECLARATIONS, FUNCTIONS, sets_of
 from featurestore.compiler import CompiledProject
 from featurestore.compiler.fingerprints import fingerprint
 from featurestore.environment import Environment
+from featurestore.instants import format_instant
 from featurestore.online.estimate import Estimate, estimate
 from featurestore.online.writer import mark
 from featurestore.plans import SetPlan
@@ -32,16 +33,28 @@ class Change:
     fingerprint: str | None
     effects: tuple[str, ...] = ()
     estimate: Estimate | None = None
+    is_unfilled: bool = False
 
 
 @dataclass(frozen=True)
 class Changes:
-    """All changes of a project, and the state of the registry that they were computed against."""
+    """All changes of a project, and the state of the registry that they were computed against.
+
+    Once promoted, `filled` has the rows that were brought online by set, and `lacking` how many inputs the
+    replaced version of a set was given that its source has no more, such as frames.
+    """
 
     project: str
     items: tuple[Change, ...]
     saw: Mapping[tuple[str, str], str] = field(repr=False)
     versions: tuple[NewVersion, ...] = field(repr=False, default=())
+    filled: Mapping[str, int] = field(default_factory=dict)
+    lacking: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unfilled(self) -> tuple[str, ...]:
+        """The names of sets that have no online values once this is applied, until they are filled."""
+        return tuple(item.name for item in self.items if item.is_unfilled)
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +84,7 @@ def changes(environment: Environment, compiled: CompiledProject, fits: Mapping[s
                 digest,
                 _effects(environment, plan) if plan is not None else (),
                 estimate(plan) if plan is not None and plan.online else None,
+                plan is not None and _is_unfilled(environment, plan),
             )
         )
         if action != UNCHANGED:
@@ -116,7 +130,7 @@ def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
     for (kind, name), item in compiled.declarations.items():
         if _waits(compiled, kind, name):
             continue
-        content: Any = item.model_dump(mode="json", by_alias=True)
+        content: Any = compiled.declared(item)  # with its Avro schema: another one is another version
         if kind == "FeatureSet":
             plan = compiled.sets[name]
             content = [content, plan.rows_fingerprint, plan.state_fingerprint]
@@ -143,7 +157,7 @@ def _functions(compiled: CompiledProject, kind: str, name: str) -> dict[str, str
 
 def _source_bundle(compiled: CompiledProject, name: str) -> list[dict[str, Any]]:
     item = compiled.declarations["Source", name]
-    return [{"kind": "Project", "name": compiled.name}, item.model_dump(mode="json", by_alias=True)]
+    return [{"kind": "Project", "name": compiled.name}, compiled.declared(item)]
 
 
 def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
@@ -151,17 +165,36 @@ def _effects(environment: Environment, plan: SetPlan) -> tuple[str, ...]:
     table = tables.rows_table(plan)
     has_rows = _has_rows(environment, plan)
     effects.append(f"table {table}: " + ("kept as it is" if has_rows else "new, filled by ingest or stream"))
+    if not has_rows and (gone := _forgotten(environment, plan)) is not None:
+        effects.append(
+            f"table {table}: will lack the stream's rows that became known before {format_instant(gone)},"
+            " which landing no longer has (upkeep: landing)"
+        )
     if plan.online and not _is_served(environment, plan):
         effects.append(
-            f"online generation: new; fill it with featurestore materialize {plan.name}"
-            if _had_rows(environment, plan)
+            f"online generation: new; without values until featurestore materialize {plan.name};"
+            " apply --promote fills it first"
+            if _is_unfilled(environment, plan)
             else "online generation: new, empty"
         )
     return tuple(effects)
 
 
+def _is_unfilled(environment: Environment, plan: SetPlan) -> bool:
+    return plan.online and not _is_served(environment, plan) and _had_rows(environment, plan)
+
+
 def _has_rows(environment: Environment, plan: SetPlan) -> bool:
     return environment.rows_table(plan).snapshot() is not None
+
+
+def _forgotten(environment: Environment, plan: SetPlan) -> int | None:
+    """Return the instant before which landing has lost rows; None where it has all that came."""
+    if plan.source.stream is None:
+        return None
+    landing = environment.offline.table(tables.landing_table(plan.source))
+    gone = landing.forgotten(landing.snapshot())
+    return None if gone is None else gone.before
 
 
 def _had_rows(environment: Environment, plan: SetPlan) -> bool:

@@ -8,19 +8,23 @@ from __future__ import annotations
 import http.client
 import select
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from featurestore import errors
-from featurestore.errors import OperatorError, RequestError, StoreUnavailable
+from featurestore.errors import OperatorError, PushInterrupted, RequestError, StoreUnavailable
+from featurestore.events import Refused, payloads
 from featurestore.instants import SECOND, format_duration, format_instant, parse_instant
 from featurestore.online.reader import VectorResult
 from featurestore.pushing import PushReport
 from featurestore.types import DataType, Field
 
+_PART_EVENTS = 5_000
+_PART_BYTES = 4 * 1024 * 1024
 _ARROW = "application/vnd.apache.arrow.stream"
 _KINDS: dict[str, type[errors.FeatureStoreError]] = {
     kind.code: kind
@@ -61,17 +65,37 @@ class RemoteFeatureStore:
         body = msgspec.json.encode(asked, enc_hook=_plain)
         return _result(self._ask("POST", "/v1/online-features", body, accept=_ARROW))
 
-    def push(self, source: str, events: Iterable[Any], wait: float | None = None) -> PushReport:
-        """Append events (dictionaries or JSON bytes) to a source's stream; return when they are durable.
+    def push(self, source: str, events: Any, wait: float | None = None) -> PushReport:
+        """Append events to a source's stream; return once all of them are durable, with each one's place.
 
-        With `wait` (seconds), return once they are servable, or the time is over.
+        `events` is what `FeatureStore.push` takes. They travel in requests of some thousands. With `wait`
+        (seconds), return once they are servable, or the time is over. Raises PushInterrupted, which tells
+        what is durable, where a request fails after others did not, or no answer to one comes.
         """
-        lines = [event if isinstance(event, bytes) else msgspec.json.encode(event) for event in events]
+        report = PushReport(servable=None if wait is None else True)
+        deadline = None if wait is None else time.monotonic() + wait
+        for indexes, lines, end in _parts(events, report):
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            try:
+                told = self._push(source, lines, left)
+            except PushInterrupted as error:
+                _add(report, error.report, indexes)
+                lost = [indexes[number] for number in error.unacknowledged]
+                unsent = error.unsent_from
+                raise _interrupted(error, report, lost, [*indexes, end][unsent]) from error
+            except (RequestError, OperatorError) as error:
+                if not report.accepted and not isinstance(error, StoreUnavailable):
+                    raise
+                raise _interrupted(error, report, indexes, end) from error
+            _add(report, told, indexes)
+            report.servable = None if wait is None else bool(report.servable and told.servable)
+        report.refused.sort(key=lambda item: int(item["index"]))
+        return report
+
+    def _push(self, source: str, lines: Sequence[bytes], wait: float | None) -> PushReport:
         path = f"/v1/sources/{quote(source, safe='')}/events"
         if wait is not None:
             path += "?" + urlencode({"wait": format_duration(int(wait * SECOND))})
-        if not lines:
-            return PushReport(servable=None if wait is None else True)
         body = b"\n".join(line.replace(b"\n", b" ").strip() or b"null" for line in lines)
         answer = self._ask("POST", path, body, content="application/x-ndjson", patience=wait or 0.0)
         return msgspec.json.decode(answer, type=PushReport)
@@ -123,7 +147,7 @@ class RemoteFeatureStore:
                 where=self._url,
                 hint="Check that `featurestore serve` runs there.",
             ) from error
-        if response.status >= 300 and not (response.status == 422 and b'"accepted"' in answer):
+        if response.status >= 300 and not (response.status == 422 and b'"refused":' in answer):
             self._raise(response.status, answer)
         return answer
 
@@ -151,6 +175,16 @@ class RemoteFeatureStore:
                 where=self._url,
                 hint="Check that the address is that of `featurestore serve`.",
             ) from None
+        if code == PushInterrupted.code:
+            body = msgspec.json.decode(answer)
+            raise PushInterrupted(
+                message,
+                PushReport(body["accepted"], body["refused"]),
+                body["unacknowledged"],
+                body["unsent_from"],
+                where=told.get("where"),
+                hint=told.get("hint"),
+            )
         kind = _KINDS.get(code)
         if kind is None and status == 404:
             kind = errors.UnknownName
@@ -159,6 +193,50 @@ class RemoteFeatureStore:
         error = kind(message, where=told.get("where"), hint=told.get("hint"))
         error.code = code
         raise error
+
+
+def _parts(events: Any, report: PushReport) -> Iterator[tuple[list[int], list[bytes], int]]:
+    """Yield events with their indexes, some thousands at a time, and the index of the first one after them.
+
+    What JSON cannot say goes to the report.
+    """
+    indexes: list[int] = []
+    lines: list[bytes] = []
+    size = 0
+    for index, payload in enumerate(payloads(events)):
+        if isinstance(payload, Refused):
+            report.refused.append({"index": index, "code": payload.code, "message": payload.message})
+            continue
+        if lines and (len(lines) == _PART_EVENTS or size + len(payload) > _PART_BYTES):
+            yield indexes, lines, index
+            indexes, lines, size = [], [], 0
+        indexes.append(index)
+        lines.append(payload)
+        size += len(payload)
+    if lines:
+        yield indexes, lines, indexes[-1] + 1
+
+
+def _add(report: PushReport, told: PushReport, indexes: Sequence[int]) -> None:
+    """Add what became of one request's events, under their indexes in the push."""
+    report.accepted += [{**item, "index": indexes[item["index"]]} for item in told.accepted]
+    report.refused += [{**item, "index": indexes[item["index"]]} for item in told.refused]
+
+
+def _interrupted(
+    error: errors.FeatureStoreError, report: PushReport, unacknowledged: Sequence[int], end: int
+) -> PushInterrupted:
+    """Return the error of a push of which requests after this one were not sent."""
+    report.refused.sort(key=lambda item: int(item["index"]))
+    return PushInterrupted(
+        f"{error.message} Of the push, {len(report.accepted)} events are durable, {len(unacknowledged)} may "
+        f"be, and none was sent from index {end} on.",
+        report,
+        unacknowledged,
+        end,
+        where=error.where,
+        hint="Push those that are not durable again; a source with event_id: drops repeats.",
+    )
 
 
 def _text(as_of: Any) -> str | None:

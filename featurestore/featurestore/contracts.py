@@ -162,8 +162,23 @@ class StreamSource(Protocol):
     def reader(self, partition: str, sequence: int | None) -> StreamReader:
         """Return a reader from `sequence` on; None is the earliest. A lost range is an OperatorError."""
 
+    def begin(self, partition: str, start: str | int) -> int:
+        """Return where reading begins for `earliest`, `latest`, or an instant of record time (microseconds).
+
+        Of an instant, that of the first record at or after it; without one, the end.
+        """
+
     def append(self, records: Sequence[tuple[bytes | None, bytes]]) -> list[tuple[str, int]]:
-        """Append (key, value) pairs durably; return each one's partition and sequence."""
+        """Append (key, value) pairs durably; return each one's partition and sequence.
+
+        Raises NotAcknowledged, which tells them apart, where some are not known to be stored.
+        """
+
+    def show_applied(self, positions: Mapping[str, int], group: str) -> None:
+        """Show by partition what every store has applied, where the broker's tools look for it.
+
+        Under `group`, unless the options name another. Never read back; never raises.
+        """
 
     def close(self) -> None:
         """Release connections."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from featurestore.specs import ProjectConfig
 
 
+_OF_MESSAGES = ("epoch", "framing", "schema_id")
+"""Options of a stream half that say how messages are read; the others are the connector's."""
+
+
 class Environment:
     """What a project's configuration names. Nothing is opened before its first use."""
 
@@ -32,7 +36,8 @@ class Environment:
         self.config = config
         if str(root) not in sys.path:
             sys.path.append(str(root))  # where the functions of python steps are
-        self._streams: dict[str, StreamSource] = {}
+        self._streams: dict[tuple[str, str], StreamSource] = {}
+        self.begun: list[StreamSource] = []
 
     @property
     def project(self) -> str:
@@ -83,12 +88,13 @@ class Environment:
                 f"Source '{source.name}' has no stream half.", hint="Declare stream: {topic: …}."
             )
         topic = str(source.stream["topic"])
-        if topic not in self._streams:
+        options = {k: v for k, v in source.stream.get("options", {}).items() if k not in _OF_MESSAGES}
+        key = (topic, repr(sorted(options.items())))
+        if key not in self._streams:
             section = self.config.stream
-            options = {k: v for k, v in source.stream.get("options", {}).items() if k != "epoch"}
             made: StreamSource = extension("stream", section.kind)(section.settings(), topic, options)
-            self._streams[topic] = made
-        return self._streams[topic]
+            self._streams[key] = made
+        return self._streams[key]
 
     def batch(self, source: SourcePlan) -> BatchSource:
         """Return the batch half of a source. Raises RequestError where it has none."""

@@ -10,6 +10,8 @@
     │   └── HistoryError     an `as_of` that the store cannot answer
     └── OperatorError        the operator: a server, a disk, a permission
         ├── StoreUnavailable a server that does not answer; retrying may help
+        │   ├── NotAcknowledged  records of an append, of which others may be stored
+        │   └── PushInterrupted  a push that ended midway; it tells which events are durable
         └── MissingExtra     an optional package that is not installed
 
 Each carries what happened, where, and what to do. Only `serving` maps them to status codes.
@@ -18,7 +20,7 @@ Each carries what happened, where, and what to do. Only `serving` maps them to s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -84,6 +86,55 @@ class StoreUnavailable(OperatorError):
 
     code = "unavailable"
     retryable = True
+
+
+class NotAcknowledged(StoreUnavailable):
+    """Records of one append that a broker or a log did not acknowledge.
+
+    `placed` has each record's partition and sequence, None where no acknowledgement came; of those `refused`
+    says which are not stored and never will be, and why. Whether the others are stored is unknown.
+    """
+
+    code = "not_acknowledged"
+
+    def __init__(
+        self,
+        message: str,
+        placed: Sequence[tuple[str, int] | None],
+        refused: Mapping[int, str],
+        *,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.placed = placed
+        self.refused = refused
+        self.retryable = len(refused) < placed.count(None)
+
+
+class PushInterrupted(StoreUnavailable):
+    """A push that ended before all its events were appended.
+
+    `report` has those that are durable and those that were refused, by their index; `unacknowledged` are the
+    indexes of events that were sent and may be stored or not; from index `unsent_from` on nothing was sent.
+    To send both again doubles nothing where the source has an `event_id:`.
+    """
+
+    code = "push_interrupted"
+
+    def __init__(
+        self,
+        message: str,
+        report: Any,
+        unacknowledged: Sequence[int],
+        unsent_from: int,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.report = report
+        self.unacknowledged = list(unacknowledged)
+        self.unsent_from = unsent_from
 
 
 class MissingExtra(OperatorError):

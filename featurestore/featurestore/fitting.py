@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from featurestore import tables
@@ -17,6 +18,7 @@ from featurestore.compiler.imputes import stored
 from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import RequestError, UnknownName, did_you_mean
+from featurestore.instants import format_instant
 from featurestore.plans import VectorPlan
 from featurestore.specs import LoadedProject
 from featurestore.steps import compile_steps
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     from featurestore.registry.records import Fit
     from featurestore.store import FeatureStore
+
+
+log = logging.getLogger(__name__)
 
 
 def fitted_project(
@@ -85,6 +90,13 @@ def _fit_set(store: FeatureStore, steps: StepsToFit, until: int | None, rows: An
         inputs = [environment.batch(source)] if source.batch is not None else []
         if source.stream is not None:
             landing = environment.offline.table(tables.landing_table(source))
+            if (gone := landing.forgotten(landing.snapshot())) is not None:
+                log.warning(
+                    "The fit of '%s' is without rows of its stream that became known before %s:"
+                    " landing no longer has them.",
+                    steps.name,
+                    format_instant(gone.before),
+                )
     fitted = [dict(found) for found in steps.fitted]
     result: dict[str, dict[str, Any]] = {}
     with engine.fitting(source, inputs, landing, until, either_half=rows is not None) as fitting:

@@ -1,10 +1,14 @@
-"""Push: events into a source's stream, checked at the door, acknowledged when durable (DESIGN 3.14)."""
+"""Push: events into a source's stream, checked at the door, acknowledged when durable (DESIGN 3.14).
+
+Events are taken in parts, each of which is checked, appended and acknowledged before the next one is read. So
+any number of them passes through bounded memory, and a push that ends midway knows what is durable.
+"""
 
 from __future__ import annotations
 
-import math
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -12,79 +16,149 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from featurestore import instants
-from featurestore.errors import RequestError
+from featurestore.beginning import begin_before_push
+from featurestore.errors import (
+    NotAcknowledged,
+    OperatorError,
+    PushInterrupted,
+    RequestError,
+)
+from featurestore.events import Refused, payloads
 from featurestore.expressions import RowRejected
 from featurestore.keys import cast_key, encode_key, shard_of
 from featurestore.online.requests import cast_row
-from featurestore.online.writer import OnlineWriter
+from featurestore.online.writer import decode_positions
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.identity import event_id
 from featurestore.steps.rows import compile_each
 
 if TYPE_CHECKING:
+    from featurestore.contracts import StreamSource
     from featurestore.store import FeatureStore
 
+_PART_EVENTS = 5_000
+_PART_BYTES = 4 * 1024 * 1024
 _LOCAL_AFTER = 0.5  # seconds without progress after which this process applies the events itself
-_encode = msgspec.json.Encoder().encode
+_PAUSE_SECONDS = (0.002, 0.1)
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode  # decimals to the last digit
+_draining = threading.Lock()
+
+Row = dict[str, Any]
+Place = tuple[str, int]
 
 
 @dataclass
 class PushReport:
-    """What became of pushed events. `servable` is None unless asked for with `wait`."""
+    """What became of pushed events, each by its `index` among them.
+
+    `accepted`: index, partition and sequence of those that are durable. `refused`: index, code and message.
+    `servable` is None unless asked for with `wait`.
+    """
 
     accepted: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     servable: bool | None = None
 
 
-def push(store: FeatureStore, source: str, events: Iterable[Any], wait: float | None) -> PushReport:
+def push(store: FeatureStore, source: str, events: Any, wait: float | None) -> PushReport:
     """Append the events that the source's schema admits; see `FeatureStore.push`."""
     plan = store.catalog.source(source)
     stream = store.environment.stream(plan)
+    begin_before_push(store.environment, plan)
     report = PushReport()
-    rows, payloads = [], []
-    for index, event in enumerate(events):
-        try:
-            payload = _payload(event)
-            rows.append(admit_one(plan, payload))
-            payloads.append(payload)
-        except RequestError as error:
-            report.refused.append({"index": index, "code": error.code, "message": error.message})
-    appended = stream.append([(None, payload) for payload in payloads]) if payloads else []
-    report.accepted = [{"partition": partition, "sequence": sequence} for partition, sequence in appended]
-    if wait is not None:
-        report.servable = _wait(store, source, rows, appended, wait)
+    waiting = None if wait is None else _Waiting(store, plan)
+    for part in _parts(plan, events, report):
+        placed = _append(stream, part, report)
+        if waiting is not None:
+            waiting.add(part.rows, placed)
+    report.refused.sort(key=lambda item: int(item["index"]))
+    if wait is not None and waiting is not None:
+        report.servable = waiting.wait(time.monotonic() + wait)
     return report
 
 
-def _payload(event: Any) -> bytes:
-    """Return an event as JSON. Raises Refused where it has values that JSON cannot carry."""
-    if isinstance(event, bytes):
-        return event
-    if isinstance(event, dict):
-        for name, value in event.items():
-            if (unsayable := _not_finite(value)) is not None:
-                raise Refused("malformed", f"{name}: JSON has no {unsayable}; send null")
+@dataclass
+class _Part:
+    """Events that are appended together, and the index of the first one after them."""
+
+    indexes: list[int] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+    end: int = 0
+
+
+def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]:
+    """Yield the events that the door admits, some thousands at a time; the others go to the report."""
+    part, size = _Part(), 0
+    for index, payload in enumerate(payloads(events)):
+        try:
+            if isinstance(payload, Refused):
+                raise payload
+            row = admit_one(plan, payload)
+        except RequestError as error:
+            report.refused.append({"index": index, "code": error.code, "message": error.message})
+            continue
+        part.indexes.append(index)
+        part.rows.append(row)
+        part.messages.append(message_of(plan, row, payload))
+        size += len(payload)
+        if len(part.rows) == _PART_EVENTS or size >= _PART_BYTES:
+            part.end = index + 1
+            yield part
+            part, size = _Part(), 0
+    if part.rows:
+        part.end = part.indexes[-1] + 1
+        yield part
+
+
+def message_of(plan: SourcePlan, row: Row, payload: bytes) -> bytes:
+    """Return an admitted event as its stream carries it."""
+    del plan, row
+    return payload
+
+
+def _append(stream: StreamSource, part: _Part, report: PushReport) -> list[Place | None]:
+    """Append a part; return each event's place, None where the broker refused it, which is reported.
+
+    Raises PushInterrupted where events of this push, these or earlier ones, are or may be durable.
+    """
+    placed: list[Place | None]
+    unacknowledged: list[int] = []
+    failure: OperatorError | None = None
     try:
-        return _encode(event)
-    except (TypeError, ValueError) as error:
-        raise Refused("malformed", f"no JSON: {error}") from None
-
-
-def _not_finite(value: Any) -> float | None:
-    """Return a NaN or an infinity that a value is or holds; None where there is none."""
-    if isinstance(value, list | tuple):
-        return next((found for item in value if (found := _not_finite(item)) is not None), None)
-    return value if isinstance(value, float) and not math.isfinite(value) else None
-
-
-class Refused(RequestError):
-    """An event that the door does not admit; `code` is the dead letter's."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+        # Without a key: the broker spreads them evenly, and no order of an entity's events is relied upon.
+        placed = [*stream.append([(None, message) for message in part.messages])]
+    except NotAcknowledged as error:
+        placed, failure = [*error.placed], error
+        for number, why in error.refused.items():
+            refused = {"index": part.indexes[number], "code": "refused_by_broker", "message": why}
+            report.refused.append(refused)
+        unacknowledged = [
+            index
+            for number, index in enumerate(part.indexes)
+            if placed[number] is None and number not in error.refused
+        ]
+    except OperatorError as error:
+        if not report.accepted:
+            raise
+        placed, failure, unacknowledged = [None] * len(part.rows), error, list(part.indexes)
+    report.accepted += [
+        {"index": index, "partition": place[0], "sequence": place[1]}
+        for index, place in zip(part.indexes, placed, strict=True)
+        if place is not None
+    ]
+    if failure is not None and unacknowledged:
+        report.refused.sort(key=lambda item: int(item["index"]))
+        raise PushInterrupted(
+            f"{failure.message} Of the push, {len(report.accepted)} events are durable, "
+            f"{len(unacknowledged)} may be, and none was sent from index {part.end} on.",
+            report,
+            unacknowledged,
+            part.end,
+            where=failure.where,
+            hint="Push those that are not durable again; a source with event_id: drops repeats.",
+        ) from failure
+    return placed
 
 
 def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
@@ -123,59 +197,114 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
     return row
 
 
-def _wait(
-    store: FeatureStore,
-    source: str,
-    rows: Sequence[dict[str, Any]],
-    appended: Sequence[tuple[str, int]],
-    wait: float,
-) -> bool:
-    """Return whether all events became servable in time; apply them here if nobody else does."""
-    needed: list[tuple[OnlineWriter, int, str, int]] = []
-    for plan in store.catalog.live_sets():
-        if plan.source.name == source and plan.online:
-            writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))
-            for shard, row, (partition, sequence) in _shards(plan, rows, appended):
-                del row
-                needed.append((writer, shard, partition, sequence))
-    deadline = time.monotonic() + wait
-    local_at = time.monotonic() + min(_LOCAL_AFTER, wait / 2)
-    while needed:
-        states: dict[int, dict[int, dict[str, int]]] = {}
-        needed = [
-            item
-            for item in needed
-            if states.setdefault(id(item[0]), item[0].positions())[item[1]].get(item[2], 0) <= item[3]
-        ]
-        if not needed or time.monotonic() >= deadline:
-            break
-        if time.monotonic() >= local_at:
+class _Waiting:
+    """What must have been applied until pushed events are servable: positions of their entities' shards.
+
+    Each online set of the source has to have something that serves: OperatorError.
+    """
+
+    def __init__(self, store: FeatureStore, source: SourcePlan) -> None:
+        self._store = store
+        self._source = source
+        live = store.catalog.live_sets()
+        self._sets = [plan for plan in live if plan.source.name == source.name and plan.online]
+        for plan in self._sets:
+            store.catalog.serving(plan)
+        self._places = [_Shards(plan) for plan in self._sets]
+        # By set: the position that each partition must have reached in a shard.
+        self._needed: list[dict[int, dict[str, int]]] = [{} for _ in self._sets]
+
+    def add(self, rows: list[Row], placed: list[Place | None]) -> None:
+        """Take rows, and their places where they were appended."""
+        appended = [(row, place) for row, place in zip(rows, placed, strict=True) if place is not None]
+        for shards, needed in zip(self._places, self._needed, strict=True):
+            for row, (partition, sequence) in appended:
+                for shard in shards.of(row):
+                    positions = needed.setdefault(shard, {})
+                    positions[partition] = max(positions.get(partition, 0), sequence + 1)
+
+    def wait(self, deadline: float) -> bool:
+        """Return whether all became servable in time; apply them here where nobody else does.
+
+        A store that does not answer is asked again.
+        """
+        pause, longest = _PAUSE_SECONDS
+        revisions: object = None
+        local_at = min(time.monotonic() + _LOCAL_AFTER, (time.monotonic() + deadline) / 2)
+        while True:
+            try:
+                found = [self._settle(number) for number in range(len(self._sets))]
+                if not any(self._needed):
+                    return True
+                if found != revisions and revisions is not None:  # someone writes these shards
+                    local_at = time.monotonic() + _LOCAL_AFTER
+                revisions = found
+                if time.monotonic() >= local_at:
+                    self._apply_here()
+                    local_at = time.monotonic() + _LOCAL_AFTER
+            except OperatorError:
+                pass  # the events are durable; whether they become servable in time is all that is open
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, longest)
+
+    def _settle(self, number: int) -> list[bytes]:
+        """Drop what a set has applied; return the revisions of the shards that were asked for."""
+        needed = self._needed[number]
+        if not needed:
+            return []
+        generation = self._store.catalog.serving(self._sets[number])  # may be another one by now
+        shards = list(needed)
+        states = self._store.environment.online.shards(generation, shards)
+        for shard, state in zip(shards, states, strict=True):
+            reached = decode_positions(state.positions)
+            if all(reached.get(name, 0) >= end for name, end in needed[shard].items()):
+                del needed[shard]
+        return [state.revision for state in states]
+
+    def _apply_here(self) -> None:
+        """Apply what is needed in this thread, unless another one of this process is about it."""
+        if not _draining.acquire(blocking=False):
+            return
+        try:
             from featurestore.streaming import drain
 
-            ends = {partition: sequence + 1 for _, _, partition, sequence in needed}
-            for _, _, partition, sequence in needed:
-                ends[partition] = max(ends[partition], sequence + 1)
-            drain(store, source, ends)
-            local_at = deadline
-        else:
-            time.sleep(0.01)
-    return not needed
+            ends: dict[str, int] = {}
+            for needed in self._needed:
+                for positions in needed.values():
+                    for name, end in positions.items():
+                        ends[name] = max(ends.get(name, 0), end)
+            drain(self._store, self._source.name, ends)
+        finally:
+            _draining.release()
 
 
-def _shards(
-    plan: SetPlan, rows: Sequence[dict[str, Any]], appended: Sequence[tuple[str, int]]
-) -> Iterable[tuple[int, dict[str, Any], tuple[str, int]]]:
-    """Yield the shard of each row's entity, with its place; rows that no entity gets are left out."""
-    steps = compile_each(plan.steps)
-    kinds = [key.type for key in plan.keys]
-    for row, place in zip(rows, appended, strict=True):
+class _Shards:
+    """The shards of the entities that a row belongs to in a set, after its steps."""
+
+    def __init__(self, plan: SetPlan) -> None:
+        self._plan = plan
+        self._steps = compile_each(plan.steps)
+        self._kinds = [key.type for key in plan.keys]
+
+    def of(self, row: Row) -> set[int]:
+        """Return them; none where a step rejects the row, a key is null, or it is the batch half's."""
+        source = self._plan.source
+        if source.cutover is not None:
+            known = None if source.ingest_time is None else row[source.ingest_time]
+            if (instants.now() if known is None else known) < source.cutover:
+                return set()
         try:
-            made = steps(dict(row))
+            made = self._steps(dict(row))
         except RowRejected:
-            continue
+            return set()
+        found = set()
         for done in made:
             try:
-                parts = [cast_key(done[key.column], key.type) for key in plan.keys]
+                parts = [cast_key(done[key.column], key.type) for key in self._plan.keys]
             except ValueError:
                 continue
-            yield shard_of(encode_key(parts, kinds)), done, place
+            found.add(shard_of(encode_key(parts, self._kinds)))
+        return found

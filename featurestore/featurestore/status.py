@@ -25,6 +25,8 @@ def status(store: FeatureStore) -> list[dict[str, Any]]:
     events of the stream that the offline table, and the online store, have not applied yet, by partition.
     Behind online: what the offline table has and some shard of the online store lacks; nothing, but for a
     moment after a commit, unless the store has lost writes.
+    `lacks_before`, where there is one: of what became known before it landing had lost rows, so the set lacks
+    them.
     Checks, where there are any: rows that came, and those that each found wrong.
     """
     return [_status(store, plan) for plan in store.catalog.live_sets()]
@@ -64,6 +66,8 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
             record["age"] = format_duration(
                 max(instants.now() - newest[INGEST_TIME][0], 0) // 1_000_000 * 1_000_000
             )
+        if (gone := table.forgotten(snapshot)) is not None:
+            record["lacks_before"] = format_instant(gone.before)
     writer = None
     if plan.online:
         try:
@@ -112,8 +116,9 @@ def gauges(store: FeatureStore) -> dict[str, float]:
 
     `featurestore_lag_events` by feature set and partition: events not applied online yet.
     `featurestore_check_failed_rows` by feature set and check: rows that it found wrong, by the registry.
+    `featurestore_upkeep_…_total`: what upkeep did in this process.
     """
-    result: dict[str, float] = {}
+    result = {f"featurestore_upkeep_{name}_total": float(number) for name, number in store.upkept.items()}
     for plan in store.catalog.live_sets():
         if plan.steps.checks:
             for name, found in _show_checks(store, plan).items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
 from featurestore.online.reader import VectorReader, VectorResult
 from featurestore.specs import load_config, load_project
+from featurestore.steps.functions import FunctionChanged
+from featurestore.tags import LATEST, NEXT
 from featurestore.training import instant_of, training_rows
 
 if TYPE_CHECKING:
@@ -24,9 +28,11 @@ if TYPE_CHECKING:
 
     from featurestore.cases import CaseReport
     from featurestore.client import RemoteFeatureStore
-    from featurestore.plans import TrainingPlan, VectorPlan
+    from featurestore.plans import SetPlan, TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
+    from featurestore.promoting import RolledBack
     from featurestore.pushing import PushReport
+    from featurestore.replaying import ReplayReport
     from featurestore.verify import Verification
 
 Progress = Callable[[int], None]
@@ -101,6 +107,7 @@ class FeatureStore:
         self.environment = Environment(self.root, load_config(self.root, profile))
         self.catalog = Catalog(self.environment)
         self._readers: dict[str | tuple[str, ...], tuple[float, VectorReader]] = {}
+        self.upkept: Counter[str] = Counter()  # what upkeep has done in this process
 
     @staticmethod
     def connect(url: str, token: str | None = None) -> RemoteFeatureStore:
@@ -155,13 +162,44 @@ class FeatureStore:
         """Return what `apply` would change, and what would follow from it."""
         return self._plan()[1]
 
-    def apply(self, planned: Changes | None = None) -> Changes:
-        """Apply the specs: new versions, immutable. Raises OperatorError where `planned` is stale."""
+    def apply(
+        self, planned: Changes | None = None, *, promote: bool = False, progress: Progress | None = None
+    ) -> Changes:
+        """Apply the specs: new versions, immutable. Raises OperatorError where `planned` is stale.
+
+        With `promote` the new versions are filled beside those that serve, followed by running streams, and
+        all switch at once, in the end; what they replace is the version `previous`. Interrupted anywhere, the
+        same again goes on from there. Without, `latest` moves at once, and what is changed has no values
+        online until it is filled.
+        """
         compiled, now = self._plan()
-        apply(self.environment, compiled, planned or now, getpass.getuser())
+        planned, author = planned or now, getpass.getuser()
+        if promote:
+            from featurestore import promoting
+
+            planned = promoting.promote(self, compiled, planned, author, progress)
+        else:
+            with suppress(FunctionChanged):  # what was applied with it cannot be computed any more
+                live = self._live_states()
+                self._retire_stale([plan for plan in compiled.sets.values() if _state(plan) not in live])
+            apply(self.environment, compiled, planned, author)
         self._readers.clear()
         self.catalog.forget()
-        return planned or now
+        return planned
+
+    def rollback(self, names: Sequence[str] = (), *, repair: bool = False) -> Sequence[RolledBack]:
+        """Swap the latest and the previous versions, of these objects or of all that were promoted last.
+
+        It is instant: the previous version is kept current until the next promotion, or until its tag
+        `previous` is deleted. Rolling back again goes forward. With `repair`, the generations that the last
+        `materialize` of these sets (default: all) replaced within the hour serve again. Raises RequestError
+        where there is nothing to go back to, and OperatorError where it has no values; nothing changes then.
+        """
+        from featurestore import promoting
+
+        done = promoting.undo_repair(self, names) if repair else promoting.roll_back(self, names)
+        self._readers.clear()
+        return done
 
     def compiled(self, without: str | None = None) -> CompiledProject:
         """Return the project's specs, compiled with the newest fits; that of `without` left out."""
@@ -224,10 +262,18 @@ class FeatureStore:
 
         return materialize(self, name, progress)
 
-    def push(self, source: str, events: Iterable[Any], wait: float | None = None) -> PushReport:
-        """Append events (dictionaries or JSON bytes) to a source's stream; return when they are durable.
+    def push(self, source: str, events: Any, wait: float | None = None) -> PushReport:
+        """Append events to a source's stream; return once all of them are durable, with each one's place.
 
-        With `wait` (seconds), return once they are servable, or the time is over.
+        `events` is an iterable of dictionaries or JSON bytes; bytes with one JSON object per line; the path
+        of such a file, or of one in Parquet or Arrow; or a Polars, pandas or Arrow frame, or a
+        RecordBatchReader, whose rows are events. What the source's schema does not admit is refused with its
+        index and reason, and the rest is appended. With `wait` (seconds), return once they are servable, or
+        the time is over.
+
+        Raises StoreUnavailable where the broker does not answer; PushInterrupted, which tells what is
+        durable, where some events are, or may be; OperatorError before anything is sent where a `wait` is for
+        a feature set that nothing serves.
         """
         from featurestore.pushing import push
 
@@ -239,16 +285,28 @@ class FeatureStore:
         *,
         engine: str | None = None,
         workers: int = 1,
+        processes: int = 1,
+        addresses: Sequence[str] = (),
+        process: int = 0,
+        listen: str | None = None,
+        give_up_seconds: float = 300.0,
         stop: Event | None = None,
         report: Callable[[dict[str, dict[str, int]]], None] | None = None,
     ) -> dict[str, dict[str, int]]:
         """Keep the stores current from the streams of these sources (default: all) until `stop` is set.
 
-        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. Returns counts by source.
+        `engine` is `bytewax` or `local`; default, Bytewax where it is installed. `workers` are threads per
+        source and process; `processes` are started on this machine, or `addresses` name those of a cluster,
+        of which this is number `process`. `listen` (host:port) answers probes. A store or a broker that does
+        not answer for `give_up_seconds` ends the stream. Returns counts by source.
         """
+        from featurestore.running import StreamOptions
         from featurestore.streaming import stream
+        from featurestore.upkeep import beside
 
-        return stream(self, sources, engine, workers, stop or Event(), report)
+        options = StreamOptions(engine, workers, processes, tuple(addresses), process, give_up_seconds)
+        with beside(self):
+            return stream(self, sources, options, stop or Event(), report, listen)
 
     def drain(self, sources: Sequence[str] = ()) -> dict[str, dict[str, int]]:
         """Apply what the streams of these sources (default: all) hold now, in this thread; return counts."""
@@ -256,11 +314,84 @@ class FeatureStore:
 
         return {name: drain(self, name) for name in chosen(self, sources)}
 
+    def accept_topic(self, source: str, start: str = "earliest") -> dict[str, int]:
+        """Let a source's stream go on with a topic that was made anew, or that lies in another cluster.
+
+        Returns where its partitions begin: at `earliest`, `latest`, or an instant. A topic that is known
+        already is left as it is.
+        """
+        from featurestore.streaming import accept_topic
+
+        return accept_topic(self, source, start)
+
     def compact(self, name: str | None = None) -> dict[str, dict[str, int]]:
         """Rewrite the offline tables' closed days, sorted; return counts by table."""
         offline = self.environment.offline
         wanted = [t for t in offline.tables() if name is None or t.startswith(f"{name}-")]
         return {table: offline.table(table).compact() for table in wanted}
+
+    def upkeep(self) -> Records:
+        """Do what `upkeep:` says is due now: retention, compaction, deletion of files; return what was done.
+
+        One record per offline table. A running stream does the same beside its work.
+        """
+        from featurestore.upkeep import upkeep
+
+        return upkeep(self)
+
+    # Dead letters
+
+    def dead_letters(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+        limit: int = 20,
+    ) -> Records:
+        """Return the newest dead letters: what was refused, where it stood, why, its bytes, if replayed.
+
+        Each bound that is given holds; `since` is an instant of ingest time. Of a `feature_set` there are the
+        letters of its steps; what a source's schema refused has none.
+        """
+        from featurestore.dead_letters import Chosen, newest
+
+        chosen = Chosen(source, feature_set, code, instant_of(since))
+        return newest(self.environment, chosen, limit)
+
+    def count_dead_letters(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+    ) -> Records:
+        """Return how many rows were refused, by source, set and code, with first, newest and replayed."""
+        from featurestore.dead_letters import Chosen, counts
+
+        return counts(self.environment, Chosen(source, feature_set, code, instant_of(since)))
+
+    def replay(
+        self,
+        source: str | None = None,
+        feature_set: str | None = None,
+        code: str | None = None,
+        since: Any = None,
+        ids: Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+    ) -> ReplayReport:
+        """Send dead letters again that the source, as it is applied now, admits; each once. Return counts.
+
+        Of a stream they are appended to the topic, and become known now. Those of a step, or of a batch
+        input, are ingested into the versions of the sets that lack them. Bounds are those of `dead_letters`;
+        `ids` are letters' own. With `dry_run` nothing is sent or noted.
+        """
+        from featurestore.dead_letters import Chosen
+        from featurestore.replaying import replay
+
+        chosen = Chosen(source, feature_set, code, instant_of(since))
+        return replay(self, chosen, ids, dry_run)
 
     # Reading
 
@@ -401,17 +532,37 @@ class FeatureStore:
 
         What the version reads is kept current from now on; where it was not, `materialize` comes first.
         """
-        registry, project = self.environment.registry, self.environment.project
-        live = {(plan.name, plan.state_fingerprint) for plan in self.catalog.live_sets()}
-        version = registry.tag(project, kind, reference, tag)
-        for plan in self.catalog.live_sets():
-            key = (plan.name, plan.state_fingerprint)
-            stale = registry.serving_generation(project, *key, self.environment.online_identity)
-            if key not in live and stale is not None:
-                registry.retire(stale.id)  # nothing kept it current; materialize fills another
+        live = self._live_states()
+        version = self.environment.registry.tag(self.environment.project, kind, reference, tag)
+        self._retire_stale([plan for plan in self.catalog.live_sets() if _state(plan) not in live])
         self._readers.clear()
         self.catalog.forget()
         return version.fingerprint
+
+    def untag(self, kind: str, name: str, tag: str) -> bool:
+        """Delete a tag; return whether there was one. What nothing else points at is kept current no more."""
+        registry, project = self.environment.registry, self.environment.project
+        if tag in (LATEST, NEXT):
+            raise RequestError(f"The tag '{tag}' moves with apply alone.", hint="Apply other specs.")
+        deleted = registry.untag(project, kind, name, tag)
+        self._readers.clear()
+        self.catalog.forget()
+        return deleted
+
+    def _live_states(self) -> set[tuple[str, str]]:
+        return {_state(plan) for plan in self.catalog.live_sets()}
+
+    def _retire_stale(self, plans: Iterable[SetPlan]) -> None:
+        """Retire the generations of states that become live: nothing kept them current."""
+        registry, project = self.environment.registry, self.environment.project
+        for plan in plans:
+            stale = registry.serving_generation(project, *_state(plan), self.environment.online_identity)
+            if stale is not None:
+                registry.retire(stale.id)
+
+
+def _state(plan: SetPlan) -> tuple[str, str]:
+    return (plan.name, plan.state_fingerprint)
 
 
 def _reopen(root: Path, profile: str | None) -> FeatureStore:

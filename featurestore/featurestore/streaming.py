@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from featurestore import tables
+from featurestore import beginning, tables
 from featurestore.contracts import extension
 from featurestore.errors import (
     MissingExtra,
@@ -19,8 +21,12 @@ from featurestore.errors import (
     UnknownName,
     did_you_mean,
 )
+from featurestore.generations import BEAT_SECONDS, stream_name
+from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
+from featurestore.probes import listening
+from featurestore.running import Running, StreamOptions, record_checks
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -28,128 +34,153 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 2.0
 """How often a stream looks for new versions and generations."""
 
-_RECORD_SECONDS = 10.0
-"""How often a stream tells the registry what checks found."""
+_REPORT_SECONDS = 0.2
+
+STOP_SECONDS = 50.0
+"""How long a stream that is told to stop may take to commit."""
+
+log = logging.getLogger(__name__)
 
 
 def stream(
     store: FeatureStore,
     sources: Sequence[str],
-    engine: str | None,
-    workers: int,
+    options: StreamOptions,
     stop: Event,
     report: Callable[[dict[str, dict[str, int]]], None] | None,
+    listen: str | None = None,
 ) -> dict[str, dict[str, int]]:
     """Run the streams of these sources until `stop` is set; return counts by source.
 
-    The first stream that fails stops all, and its error is raised.
+    The first stream that fails stops all, and its error is raised. `listen` is where probes are answered.
     """
     names = chosen(store, sources)
     store.environment.check_online()
-    run = _engine(engine)
-    counts = {name: run.counts() for name in names}
-    errors: list[BaseException] = []
-
-    def one(name: str) -> None:
-        jobs = _Jobs(store, name, run)
-        try:
-            run.run(
-                jobs.job,
-                store.environment.stream(store.catalog.source(name)),
-                stop,
-                changed=jobs.changed,
-                counts=counts[name],
-                workers=workers,
+    engine = _engine(options.engine)
+    if options.processes > 1 or options.addresses:
+        if not engine.has_clusters:
+            raise RequestError(
+                "This engine runs in one process.",
+                hint="Use --engine bytewax, or leave out --processes and --addresses.",
             )
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
-            errors.append(error)
-            stop.set()
+        from featurestore.supervising import Supervisor
 
-    threads = [threading.Thread(target=one, args=(name,), name=f"stream-{name}") for name in names]
-    for thread in threads:
-        thread.start()
-    recorded = time.monotonic()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(0.2)
-            if report is not None:
-                report({name: count.to_dict() for name, count in counts.items()})
-            if time.monotonic() - recorded > _RECORD_SECONDS:
-                recorded = time.monotonic()
-                _record_checks(store, counts.values())
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        _record_checks(store, counts.values())
-    if errors:
-        raise errors[0]
-    return {name: count.to_dict() for name, count in counts.items()}
+        streams: Running | Supervisor = Supervisor(store, names, options, stop)
+    else:
+        streams = running(store, names, options, stop)
+    tell = report or (lambda _: None)
+    tell(streams.report().counts)
+    with listening(listen, streams.report) if listen else nullcontext() as url:
+        if url:
+            log.info("probes and metrics on %s", url)
+        streams.start()
+        stopped_at: float | None = None
+        try:
+            while not streams.join(_REPORT_SECONDS):
+                tell(streams.report().counts)
+                stopped_at = stopped_at or (time.monotonic() if stop.is_set() else None)
+                if stopped_at is not None and time.monotonic() - stopped_at > STOP_SECONDS:
+                    raise OperatorError(
+                        f"The stream did not end within {STOP_SECONDS:g} s of being told to.",
+                        hint="What it had not committed is read again at the next start.",
+                    )
+        finally:
+            stop.set()
+            streams.close()
+    if streams.errors:
+        raise streams.errors[0]
+    return streams.report().counts
+
+
+def running(
+    store: FeatureStore,
+    names: Sequence[str],
+    options: StreamOptions,
+    stop: Event,
+    clusters: Mapping[str, tuple[tuple[str, ...], int]] = {},
+) -> Running:
+    """Return the streams of these sources in this process, not started yet."""
+    engine = _engine(options.engine)
+    jobs = {name: _Jobs(store, name, engine, is_running=True) for name in names}
+    return Running(store, engine, jobs, stop, options, clusters)
 
 
 def drain(
-    store: FeatureStore,
-    source: str,
-    until: Mapping[str, int] | None = None,
-    extra: Mapping[str, OnlineWriter] | None = None,
+    store: FeatureStore, source: str, until: Mapping[str, int] | None = None, *, record: bool = True
 ) -> dict[str, int]:
     """Apply what a source's stream holds now, in this thread; return the counts.
 
-    `extra` are writers of generations beyond those in the registry, by state fingerprint.
+    `until` bounds each partition; without `record`, what checks found is not told to the registry. What began
+    to be fed meanwhile has it too: a generation that serves by then would lack it otherwise.
     """
     engine = extension("engines", "local")
-    job = _Jobs(store, source, engine).job(extra or {})
+    jobs = _Jobs(store, source, engine)
+    job = jobs.job()
     counts = engine.drain(job, store.environment.stream(job.source), until)
-    if not extra:  # a generation that catches up reads what a stream reads, and counts, as well
-        _record_checks(store, [counts])
+    while not jobs.is_current():
+        engine.drain(jobs.job(), store.environment.stream(job.source), until)
+    if record:
+        record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
     return told
 
 
-def _record_checks(store: FeatureStore, counts: Iterable[Any]) -> None:
-    """Add to the registry what checks found; what it does not take now, it is given the next time."""
-    registry, project = store.environment.registry, store.environment.project
-    for count in counts:
-        for item in count.take_checked():
-            try:
-                registry.record_checks(
-                    project, item.feature_set, item.rows_fingerprint, item.rows, item.failed
-                )
-            except OperatorError:
-                count.keep_checked(item)
+def accept_topic(store: FeatureStore, source: str, start: str) -> dict[str, int]:
+    """Go on with a topic that was made anew; see `FeatureStore.accept_topic`."""
+    [name] = chosen(store, [source])
+    return beginning.accept_topic(store.environment, store.catalog.source(name), start)
 
 
 class _Jobs:
-    """Makes a source's job from the registry, and notices when there is another one."""
+    """Makes a source's job from the registry, and notices when there is another one.
 
-    def __init__(self, store: FeatureStore, source: str, engine: Any) -> None:
+    One that `is_running` tells the registry so: who fills a generation waits for streams to feed it.
+    """
+
+    def __init__(self, store: FeatureStore, source: str, engine: Any, is_running: bool = False) -> None:
         self._store = store
         self._source = source
         self._engine = engine
+        self._holder = secrets.token_hex(5) if is_running else None
         self._made: object = None
+        self._job: Any = None
         self._looked = time.monotonic()
+        self._beaten = 0.0
 
-    def job(self, extra: Mapping[str, OnlineWriter] = {}) -> Any:
+    def job(self) -> Any:
         """Return the job of the source's live sets and their generations."""
+        self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
+        commit = environment.config.commit
         plan = self._store.catalog.source(self._source)
-        self._made = self._wanted()
+        fed = self._fed()
+        self._made = self._described(fed)
+        beginning.begin(environment, plan)
         targets = []
-        for feature_set in self._sets():
-            writers = [
-                OnlineWriter(feature_set, environment.online, generation)
-                for generation in self._generations(feature_set)
-            ]
-            if feature_set.state_fingerprint in extra:
-                writers.append(extra[feature_set.state_fingerprint])
+        for feature_set, generations in fed:
+            writers = [OnlineWriter(feature_set, environment.online, found) for found in generations]
             targets.append((feature_set, environment.rows_table(feature_set), tuple(writers)))
-        return self._engine.job(
+        self._job = self._engine.job(
             plan,
             targets,
             environment.offline.table(tables.landing_table(plan)),
             environment.offline.table(tables.DEAD_LETTERS),
+            commit_rows=commit.rows,
+            commit_seconds=None if commit.every is None else parse_duration(commit.every) / SECOND,
         )
+        return self._job
+
+    def show_applied(self) -> None:
+        """Show the broker's tools how far all stores have come."""
+        if self._job is None:
+            return
+        environment = self._store.environment
+        try:
+            applied = self._job.applied()
+            topic = environment.stream(self._job.source)
+        except OperatorError:
+            return  # a store that is down is told of where it is written to
+        topic.show_applied(applied, f"{environment.project}-{self._source}")
 
     def changed(self) -> bool:
         """Tell whether versions or generations changed since the job was made; looks now and then."""
@@ -157,34 +188,58 @@ class _Jobs:
         if now - self._looked < _LOOK_SECONDS:
             return False
         self._looked = now
-        return self._wanted() != self._made
+        if now - self._beaten > BEAT_SECONDS:
+            self._beat()
+        return not self.is_current()
 
-    def _wanted(self) -> object:
-        return [
-            (
-                plan.name,
-                plan.rows_fingerprint,
-                plan.state_fingerprint,
-                plan.steps.checks,
-                self._generations(plan),
-            )
-            for plan in self._sets()
-        ]
+    def is_current(self) -> bool:
+        """Tell whether the job that was made last feeds all that is to be fed now."""
+        return self._described(self._fed()) == self._made
 
-    def _sets(self) -> list[SetPlan]:
-        return [plan for plan in self._store.catalog.live_sets() if plan.source.name == self._source]
+    def _described(self, fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
+        sets = sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
+        return self._store.catalog.source(self._source), sets
 
-    def _generations(self, plan: SetPlan) -> list[str]:
-        if not plan.online:
-            return []
-        environment = self._store.environment
-        return [
-            found.id
-            for found in environment.registry.generations(environment.project, plan.name)
-            if found.state_fingerprint == plan.state_fingerprint
-            and found.store == environment.online_identity
-            and found.status == "serving"
-        ]
+    def rest(self) -> None:
+        """Tell the registry that this stream has ended; where that does not answer, time will tell."""
+        with suppress(OperatorError):
+            environment = self._store.environment
+            environment.registry.rest(environment.project, stream_name(self._source), self._holder or "")
+
+    def _beat(self) -> None:
+        if self._holder is not None:
+            self._beaten = time.monotonic()
+            environment = self._store.environment
+            environment.registry.beat(environment.project, stream_name(self._source), self._holder)
+
+    def _fed(self) -> list[tuple[SetPlan, list[str]]]:
+        """Return the sets that the stream keeps, with the generations that it feeds.
+
+        Those that follow come first, so that they are never behind what serves.
+        """
+        environment, catalog = self._store.environment, self._store.catalog
+        found: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for item in environment.registry.generations(environment.project):
+            if item.store == environment.online_identity and item.status in _FED:
+                by_status = found.setdefault((item.set_name, item.state_fingerprint), {})
+                by_status.setdefault(item.status, []).append(item.id)
+
+        def generations(plan: SetPlan, statuses: Sequence[str]) -> list[str]:
+            by_status = found.get((plan.name, plan.state_fingerprint), {}) if plan.online else {}
+            return [name for status in statuses for name in by_status.get(status, ())]
+
+        live = [(plan, generations(plan, _FED)) for plan in catalog.live_sets()]
+        known = {_version(plan) for plan, _ in live}
+        coming = [(plan, generations(plan, _FED[:1])) for plan in catalog.next_sets()]
+        fed = [(plan, made) for plan, made in coming if made and _version(plan) not in known] + live
+        return [(plan, made) for plan, made in fed if plan.source.name == self._source]
+
+
+_FED = ("following", "serving", "standby")
+
+
+def _version(plan: SetPlan) -> tuple[str, str, str]:
+    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
 
 
 def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from featurestore.plans import SetPlan, SourcePlan
 
 DEAD_LETTERS = "dead_letters"
+REPLAYS = "dead_letters_replayed"
 BATCH = "batch"
 """The partition of rows that were ingested: the offline commit numbers them."""
+
+BEGUN = "begun:"
+"""Where the reading of a stream's partition began is noted under this name with the partition's behind it."""
 
 FORGOTTEN = "forgotten:"
 """What retention took is noted under this name (the instant) and this name with a partition's behind it."""
@@ -38,11 +42,27 @@ def input_done(digest: str) -> str:
     return f"{_INPUT}done:{digest}"
 
 
+def inputs_done(positions: Mapping[str, int]) -> list[str]:
+    """Return the digests of the inputs that the positions count as consumed to their end."""
+    start = input_done("")
+    return [name.removeprefix(start) for name in positions if name.startswith(start)]
+
+
 def input_name(name: str) -> str:
     """Return the position that tells which bytes a named input had."""
     return f"{_INPUT}name:{name}"
 
 
+def landed_letters(partition: str, plan: SetPlan) -> str:
+    """Return the position, among dead letters, of what a new version refused of a partition's landed rows."""
+    return f"{_INPUT}landed:{partition}/{rows_table(plan)}"
+
+
+def begun(partition: str) -> str:
+    """Return the position that tells where the reading of a stream's partition began."""
+    return f"{BEGUN}{partition}"
+
+
 def row_partitions(positions: Mapping[str, int]) -> dict[str, int]:
-    """Return the positions of partitions that rows stand in, without those of inputs."""
-    return {name: end for name, end in positions.items() if not name.startswith(_INPUT)}
+    """Return the positions of partitions that rows stand in, without those of inputs and beginnings."""
+    return {name: end for name, end in positions.items() if not name.startswith((_INPUT, BEGUN))}

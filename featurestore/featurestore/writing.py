@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore import instants, tables
+from featurestore import generations, tables
 from featurestore.compiler import StepsNotFitted
 from featurestore.contracts import BatchSource, OfflineTable, extension
 from featurestore.errors import ChecksFailed, RequestError, SpecError, UnknownName, did_you_mean
-from featurestore.instants import MINUTE
-from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
+from featurestore.online.writer import OnlineWriter, is_marked, mark
 from featurestore.plans import DELETED, SetPlan
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from featurestore.store import FeatureStore
 
-_KEPT = 10 * MINUTE  # how long a generation that no longer serves is kept, for readers and for rollback
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".ndjson": "json", ".jsonl": "json"}
 
 Progress = Callable[[int], None]
@@ -62,9 +60,41 @@ def ingest(
     if any(plan.online for plan in found):
         store.environment.check_online()
     engine = extension("engines", "batch")()
-    reports = {}
-    result = []
-    for plan in found:
+    reports: dict[str, Any] = {}
+    result: list[Any] = []
+    if data is not None:
+        _prepare(store, engine, name, data, mode)
+    done: set[tuple[str, str, str]] = set()
+    while plans := [plan for plan in sets_for(store, name) if _version(plan) not in done]:
+        # again, for versions that were promoted meanwhile
+        done |= {_version(plan) for plan in plans}
+        _ingest_into(store, engine, plans, data, mode, progress, reports, result)
+    return result
+
+
+def _version(plan: SetPlan) -> tuple[str, str, str]:
+    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
+
+
+def _prepare(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:
+    """Take data that cannot be read again into the tables of versions that are being filled, too."""
+    for plan in store.catalog.next_sets():
+        if name in (plan.name, plan.source.name):
+            _ingest_one(store, engine, plan, store.environment.rows_table(plan), data, mode, None)
+
+
+def _ingest_into(
+    store: FeatureStore,
+    engine: Any,
+    plans: Sequence[SetPlan],
+    data: Any,
+    mode: str | None,
+    progress: Progress | None,
+    reports: dict[str, Any],
+    result: list[Any],
+) -> None:
+    """Ingest into these versions; reports are by table."""
+    for plan in plans:
         table = store.environment.rows_table(plan)
         key = tables.rows_table(plan)
         if key not in reports:
@@ -78,7 +108,16 @@ def ingest(
         report.rows_online += _feed(store, engine, plan, table)
         _record(store, plan, report)
         result.append(report)
-    return result
+
+
+def ingest_into(store: FeatureStore, plan: SetPlan, data: Any) -> Any:
+    """Ingest a frame into one version of a set alone, then online; return its report."""
+    engine = extension("engines", "batch")()
+    table = store.environment.rows_table(plan)
+    report = _ingest_one(store, engine, plan, table, data, None, None)
+    report.rows_online += _feed(store, engine, plan, table)
+    _record(store, plan, report)
+    return report
 
 
 def _record(store: FeatureStore, plan: SetPlan, report: Any) -> None:
@@ -139,96 +178,96 @@ def given(data: Any, root: Path) -> BatchSource:
 
 
 def _feed(store: FeatureStore, engine: Any, plan: SetPlan, table: OfflineTable) -> int:
-    """Bring ingested rows online: into what serves, or, where nothing does, into a first generation."""
+    """Bring ingested rows online: into what serves, follows and is standby, or into a first generation.
+
+    Asks what these are after the rows are committed: who lets a generation follow reads the table after that.
+    """
     if not plan.online:
         return 0
-    environment = store.environment
-    serving = environment.registry.serving_generation(
-        environment.project, plan.name, plan.state_fingerprint, environment.online_identity
-    )
-    if serving is None:
-        return int(_new_generation(store, engine, plan, table, None).rows)
-    writer = OnlineWriter(plan, environment.online, serving.id)
-    if is_marked(environment.online, serving.id):
-        return int(engine.feed(plan, table, writer).rows)
-    filled = engine.fill(plan, table, writer)  # the store lost the generation: all rows, streams' too
-    mark(environment.online, serving.id)
-    return int(filled.rows)
+    online = store.environment.online
+    if generations.serving(store, plan) is None:
+        return sum(item.rows for item in _let_serve(store, [plan], None, is_level=False))
+    rows = 0
+    for found in generations.fed(store, plan):
+        writer = OnlineWriter(plan, online, found.id)
+        if found.status == "following" or is_marked(online, found.id):
+            fed = engine.feed(plan, table, writer)
+        elif found.status == "serving":
+            fed = engine.fill(plan, table, writer)  # the store lost the generation: all rows, streams' too
+            mark(online, found.id)
+        else:
+            continue
+        rows += int(fed.rows) if found.status == "serving" else 0
+    return rows
 
 
 def materialize(store: FeatureStore, name: str, progress: Progress | None) -> list[Any]:
     """Fill and promote a new generation for every live version of the sets that `name` stands for."""
-    engine = extension("engines", "batch")()
     plans = [plan for plan in sets_for(store, name) if plan.online]
     if not plans:
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
     store.environment.check_online()
-    for plan in plans:
-        table = store.environment.rows_table(plan)
-        if not table.position(table.snapshot(), tables.BATCH) and _had_batch_rows(store, plan):
-            _ingest_one(store, engine, plan, table, None, None, progress)  # a new version's table
-    return [
-        _new_generation(store, engine, plan, store.environment.rows_table(plan), progress) for plan in plans
-    ]
+    return _let_serve(store, plans, progress)
 
 
-def _had_batch_rows(store: FeatureStore, plan: SetPlan) -> bool:
-    """Tell whether another version of the set was ingested from the declared source."""
-    offline = store.environment.offline
-    versions = [offline.table(t) for t in offline.tables() if t.startswith(f"{plan.name}-")]
-    return plan.source.batch is not None and any(t.position(t.snapshot(), tables.BATCH) for t in versions)
-
-
-def _new_generation(
-    store: FeatureStore, engine: Any, plan: SetPlan, table: OfflineTable, progress: Progress | None
-) -> Any:
-    """Fill a generation from the offline rows, bring it level with what serves, and promote it."""
-    environment = store.environment
-    registry = environment.registry
-    cut = tables.row_partitions(table.positions(table.snapshot()))
-    made = registry.create_generation(
-        environment.project, plan.name, plan.state_fingerprint, environment.online_identity, cut
-    )
-    writer = OnlineWriter(plan, environment.online, made.id)
-    filled = engine.fill(plan, table, writer, progress)
-    _catch_up(store, plan, writer)
-    mark(environment.online, made.id)
-    registry.promote(made.id)
+def _let_serve(
+    store: FeatureStore, plans: Sequence[SetPlan], progress: Progress | None, *, is_level: bool = True
+) -> list[generations.Filling]:
+    """Fill generations of live versions and let each serve; what served is standby, if it has its values."""
+    registry = store.environment.registry
+    batch = BatchRows(store, progress)
+    filled = generations.fill(store, plans, progress, bring=batch.bring, is_level=is_level)
+    for item in filled:
+        registry.promote(item.id, keep=generations.is_served(store, item.plan))
     store.catalog.forget()
-    _drop_old(store, plan)
+    generations.finish(store, filled, batch.bring)
+    generations.drop_unneeded(store)
     return filled
 
 
-def _catch_up(store: FeatureStore, plan: SetPlan, writer: OnlineWriter) -> None:
-    """Read what is in the stream, and not in the offline table yet, into a new generation."""
-    environment = store.environment
-    if plan.source.stream is None:
-        return
-    serving = environment.registry.serving_generation(
-        environment.project, plan.name, plan.state_fingerprint, environment.online_identity
-    )
-    if serving is None:
-        return
-    ahead = OnlineWriter(plan, environment.online, serving.id).positions()
-    reached = writer.positions()
-    ends: dict[str, int] = {}
-    for shard, positions in ahead.items():
-        for partition, end in positions.items():
-            if partition != tables.BATCH and end > reached[shard].get(partition, 0):
-                ends[partition] = max(ends.get(partition, 0), end)
-    if ends:
-        from featurestore.streaming import drain
+class BatchRows:
+    """Brings into a version's table the batch rows that the tables of other versions have."""
 
-        drain(store, plan.source.name, ends, extra={plan.state_fingerprint: writer})
+    def __init__(self, store: FeatureStore, progress: Progress | None) -> None:
+        self._store = store
+        self._engine = extension("engines", "batch")()
+        self._progress = progress
+        self._tried: dict[str, frozenset[str]] = {}
 
+    def bring(self, plan: SetPlan) -> None:
+        """Ingest the declared source where other versions have inputs of it that this one's table lacks.
 
-def _drop_old(store: FeatureStore, plan: SetPlan) -> None:
-    environment = store.environment
-    for old in environment.registry.generations(environment.project, plan.name, "retired"):
-        if (
-            old.store == environment.online_identity
-            and old.retired_at is not None
-            and old.retired_at < instants.now() - _KEPT
-        ):
-            environment.online.drop(old.id)
-            environment.online.drop(mark_of(old.id))
+        So a new table gets what the one before has, and one whose ingest was interrupted the rest.
+        """
+        name = tables.rows_table(plan)
+        lacking = self.lacking(plan, all_versions=True)
+        if plan.source.batch is None or not lacking - self._tried.get(name, frozenset()):
+            return
+        self._tried[name] = lacking
+        table = self._store.environment.rows_table(plan)
+        if table.position(table.snapshot(), tables.BATCH):
+            lacking &= self._there(plan)
+        if lacking:
+            _ingest_one(self._store, self._engine, plan, table, None, None, self._progress)
+
+    def _there(self, plan: SetPlan) -> frozenset[str]:
+        """Return the digests of the declared source's inputs; none where the files are gone."""
+        try:
+            return frozenset(item.digest for item in self._store.environment.batch(plan.source).inputs())
+        except RequestError:
+            return frozenset()
+
+    def lacking(self, plan: SetPlan, *, all_versions: bool = False) -> frozenset[str]:
+        """Return the digests of inputs that live versions of the set, or all, have, and this one has not."""
+        offline = self._store.environment.offline
+        own = tables.rows_table(plan)
+        if all_versions:
+            others = [name for name in offline.tables() if name.startswith(f"{plan.name}-")]
+        else:
+            others = [tables.rows_table(live) for live in self._store.catalog.live_sets(plan.name)]
+        had = [self._inputs(name) for name in others if name != own]
+        return frozenset().union(*had) - self._inputs(own) if had else frozenset()
+
+    def _inputs(self, table: str) -> frozenset[str]:
+        found = self._store.environment.offline.table(table)
+        return frozenset(tables.inputs_done(found.positions(found.snapshot())))

@@ -13,7 +13,7 @@ class PushReport(Protocol):
 
     @property
     def accepted(self) -> Sequence[dict[str, Any]]:
-        """One `{"partition", "sequence"}` per event that is durable now."""
+        """One `{"index", "partition", "sequence"}` per event that is durable now."""
 
     @property
     def refused(self) -> Sequence[dict[str, Any]]:
@@ -36,8 +36,11 @@ class Backend(Protocol):
         Raises UnknownName with the nearest name; SpecError where the list makes no vector.
         """
 
-    def push(self, source: str, events: list[bytes], wait: float | None) -> PushReport:
-        """Append events, each one JSON object; with `wait`, seconds, return when they are servable."""
+    def push(self, source: str, events: Any, wait: float | None) -> PushReport:
+        """Append events, an iterable of JSON objects or a frame; with `wait`, seconds, until servable.
+
+        Raises PushInterrupted where it ends after some of them were sent.
+        """
 
     def describe_sets(self) -> list[dict[str, Any]]:
         """Return what `GET /v1/feature-sets` lists, as JSON values."""

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from featurestore.errors import RequestError, SpecError, did_you_mean
 from featurestore.instants import SECOND, format_duration, parse_duration, parse_instant
+from featurestore_serving.answers import ARROW
 from featurestore_serving.failures import TooLarge
 from featurestore_serving.models import OnlineRequest
 
@@ -28,17 +29,20 @@ async def read_body(request: Request, limit: int) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
     receive = request.receive
-    body = b""
+    parts: list[bytes] = []
+    size = 0
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
         more = message.get("more_body", False)
-        if len(body) > limit:
+        if size > limit:
             raise _too_large(limit)
-    return body
+    return b"".join(parts)
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -82,27 +86,38 @@ def _instant(text: str, where: str) -> int:
         raise RequestError(f"{text!r} is no instant: {error}", where=where, hint=hint) from None
 
 
-def events_of(body: bytes, content_type: str) -> list[bytes]:
-    """Return the events of a body, each its own bytes: one object, an array, or one per line (NDJSON).
+def events_of(body: bytes, content_type: str) -> Any:
+    """Return the events of a body, as a push takes them, without an object for each.
 
-    Lines are told by the content type, else by a first line that is whole in itself. An event that is
-    malformed is handed on, and refused alone; a malformed array is a RequestError.
+    They are one JSON object, an array, one object per line (NDJSON), or the rows of an Arrow IPC stream.
+    Arrow is told by the content type; lines too, else by a first line that is whole in itself. An event that
+    is malformed is handed on, and refused alone; a malformed array or stream is a RequestError.
     """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == ARROW:
+        return _table(body)
     text = body.strip()
     if not text:
         raise RequestError(
             "The body holds no event.", hint="Send a JSON object, an array, or one object per line."
         )
-    if content_type.partition(";")[0].strip().lower() in _LINES:
-        return _lines(text)
+    if kind in _LINES:
+        return text
     if text.startswith(b"["):
-        return [bytes(event) for event in _decode(_array, text)]
+        return (bytes(event) for event in _decode(_array, text))
     first, _, rest = text.partition(b"\n")
-    return _lines(text) if rest and _is_whole(first) else [text]
+    return text if rest and _is_whole(first) else [text]
 
 
-def _lines(text: bytes) -> list[bytes]:
-    return [line for line in map(bytes.strip, text.split(b"\n")) if line]
+def _table(body: bytes) -> Any:
+    """Return the table of an Arrow IPC stream, all of it readable."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            return reader.read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise RequestError(f"The body is no Arrow IPC stream: {error}.") from error
 
 
 def _is_whole(line: bytes) -> bool:

@@ -42,9 +42,21 @@ EVENT: dict[str, Any] = {
     "amount": 14.68,
 }
 EVENTS_ANSWER: dict[str, Any] = {
-    "accepted": [{"partition": "log:1c4c26ae/transactions/0", "sequence": 17}],
+    "accepted": [{"index": 0, "partition": "log:1c4c26ae/transactions/0", "sequence": 17}],
     "refused": [],
     "servable": True,
+}
+INTERRUPTED_ANSWER: dict[str, Any] = {
+    "error": {
+        "code": "push_interrupted",
+        "message": "Kafka at broker:9092, topic 'transactions': no answer in time.",
+        "where": None,
+        "hint": "Push those that are not durable again; a source with event_id: drops repeats.",
+    },
+    "accepted": EVENTS_ANSWER["accepted"],
+    "refused": [],
+    "unacknowledged": [1],
+    "unsent_from": 2,
 }
 ERROR_ANSWER: dict[str, Any] = {
     "error": {
@@ -85,6 +97,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "OnlineAnswer": [ONLINE_ANSWER],
     "EventsAnswer": [EVENTS_ANSWER],
     "ErrorAnswer": [ERROR_ANSWER],
+    "InterruptedAnswer": [INTERRUPTED_ANSWER],
     "FeatureSets": [SETS_ANSWER],
     "FeatureVectors": [VECTORS_ANSWER],
 }
@@ -157,13 +170,18 @@ OPERATIONS: dict[str, dict[str, Any]] = {
         ],
         "requestBody": {
             "required": True,
-            "description": "One JSON object, an array of them, or one per line.",
-            "content": {JSON: _EVENTS, "application/x-ndjson": _EVENT},
+            "description": "One JSON object, an array of them, one per line, or the rows of an Arrow stream.",
+            "content": {JSON: _EVENTS, "application/x-ndjson": _EVENT, ARROW: _BINARY},
         },
         "responses": {
             "200": {"description": "All events are durable.", "content": {JSON: _body("EventsAnswer")}},
             "207": {"description": "Some were refused.", "content": {JSON: _body("EventsAnswer")}},
-            **_failures("400", "401", "404", "413", "500", "503"),
+            **_failures("400", "401", "404", "413", "500"),
+            "503": {
+                "description": "The broker, or a store, does not answer now; try again after `Retry-After` "
+                "seconds. Where some events were sent, their indexes stand beside the error.",
+                "content": {JSON: _body("InterruptedAnswer")},
+            },
             "422": {
                 "description": "All events were refused: the error, and beside it what 207 has.",
                 "content": {JSON: {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},

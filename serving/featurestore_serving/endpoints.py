@@ -13,7 +13,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from featurestore.errors import FeatureStoreError, OperatorError, UnknownName
+from featurestore.errors import FeatureStoreError, OperatorError, PushInterrupted, UnknownName
 from featurestore_serving.answers import ARROW, JSON
 from featurestore_serving.backend import Backend, PushReport
 from featurestore_serving.bodies import events_of, instants_of, online_request, read_body, seconds_of
@@ -106,6 +106,14 @@ class Endpoints:
         except UnknownName as error:
             error.code = "unknown_source"
             raise
+        except PushInterrupted as error:
+            told = {
+                "accepted": list(error.report.accepted),
+                "refused": list(error.report.refused),
+                "unacknowledged": error.unacknowledged,
+                "unsent_from": error.unsent_from,
+            }
+            return failure(error, **told)
         fields = {
             "accepted": list(report.accepted),
             "refused": list(report.refused),

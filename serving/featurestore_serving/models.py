@@ -80,8 +80,9 @@ class OnlineAnswer(Struct):
 
 
 class Place(Struct):
-    """Where an event stands in its source's stream."""
+    """Where an event, by its index in the request, stands in its source's stream."""
 
+    index: int
     partition: str
     sequence: int
 
@@ -98,7 +99,8 @@ class EventsAnswer(Struct):
     """What became of the events: those accepted are durable."""
 
     accepted: Annotated[
-        list[Place], Meta(examples=[[{"partition": "log:1c4c26ae/transactions/0", "sequence": 17}]])
+        list[Place],
+        Meta(examples=[[{"index": 0, "partition": "log:1c4c26ae/transactions/0", "sequence": 17}]]),
     ]
     refused: Annotated[list[RefusedEvent], Meta(examples=[[]])]
     servable: Annotated[
@@ -124,6 +126,19 @@ class ErrorAnswer(Struct):
     error: ErrorDetail
 
 
+class InterruptedAnswer(Struct):
+    """The body where a push ends midway: the error, and what became of each event."""
+
+    error: ErrorDetail
+    accepted: list[Place]
+    refused: list[RefusedEvent]
+    unacknowledged: Annotated[
+        list[int],
+        Meta(description="Indexes of events that were sent and may be stored, or not.", examples=[[1]]),
+    ]
+    unsent_from: Annotated[int, Meta(description="From this index on nothing was sent.", examples=[2])]
+
+
 class FeatureSets(Struct):
     """The applied feature sets."""
 
@@ -136,7 +151,15 @@ class FeatureVectors(Struct):
     feature_vectors: list[dict[str, Any]]
 
 
-BODIES = (OnlineRequest, OnlineAnswer, EventsAnswer, ErrorAnswer, FeatureSets, FeatureVectors)
+BODIES = (
+    OnlineRequest,
+    OnlineAnswer,
+    EventsAnswer,
+    ErrorAnswer,
+    InterruptedAnswer,
+    FeatureSets,
+    FeatureVectors,
+)
 
 
 def schemas() -> dict[str, Any]:

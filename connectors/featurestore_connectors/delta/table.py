@@ -28,7 +28,12 @@ from featurestore_connectors.delta.casts import cast_back, to_delta
 from featurestore_connectors.delta.storage import Location, flush
 
 _PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE, rewrite.LETTER_TIME)
-_CONFIGURATION = {"delta.checkpointInterval": "100", "delta.logRetentionDuration": "interval 7 days"}
+_CONFIGURATION = {
+    "delta.checkpointInterval": "100",
+    "delta.logRetentionDuration": "interval 1 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+}
+"""The log stays short: the 10,000 commits of a stream's week slow each append tenfold, compacted or not."""
 
 
 class _Version:
@@ -278,14 +283,18 @@ class DeltaTable:
         """Delete files that no version needs since `older_than` microseconds; return how many.
 
         Rounded up to whole hours. Snapshots from before then can no longer be read, and a write that
-        takes longer than `older_than` would lose its files: leave it at a day or more.
+        takes longer than `older_than` would lose its files: leave it at a day or more. The log loses what is
+        older than a day, and in checkpoints.
         """
         try:
             table = deltalake.DeltaTable(self.location.uri, storage_options=self.location.options or None)
+            if _CONFIGURATION.items() - table.metadata().configuration.items():  # by an earlier release
+                table.alter.set_table_properties(_CONFIGURATION)
+            table.cleanup_metadata()
             hours = -(-older_than // HOUR)
             free = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
             present = self.location.filesystem().get_file_info(free)  # some are gone since an earlier run
-            number = sum(info.is_file for info in present)
+            number = len([info for info in present if info.is_file])
             if number:  # each run is two commits
                 table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
             return number

@@ -239,13 +239,18 @@ class Ingest:
                 return True
 
     def _bury(self, item: BatchInput, chunk: _Chunk) -> None:
-        """Write the chunk's dead letters, unless an earlier try has."""
-        position = f"{tables.input_position(item.digest)}/{self._plan.name}"
-        while chunk.dead.height:
+        """Write the chunk's dead letters, unless an earlier try has, or another set those of the source."""
+        of_source = pl.col("feature_set").is_null()
+        source, name = self._plan.source, tables.input_position(item.digest)
+        self._bury_once(chunk.dead.filter(of_source), f"{name}/{source.name}@{source.fingerprint}", chunk)
+        self._bury_once(chunk.dead.filter(~of_source), f"{name}/{self._plan.name}", chunk)
+
+    def _bury_once(self, dead: pl.DataFrame, position: str, chunk: _Chunk) -> None:
+        while dead.height:
             snapshot = self._dead.snapshot()
             if self._dead.position(snapshot, position) >= chunk.consumed:
                 return
-            if self._dead.append(snapshot, chunk.dead.to_arrow(), {position: chunk.consumed}) is not None:
+            if self._dead.append(snapshot, dead.to_arrow(), {position: chunk.consumed}) is not None:
                 return
 
 

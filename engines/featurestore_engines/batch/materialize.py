@@ -50,7 +50,8 @@ def fill(
     """Apply the offline rows of the newest version that the generation lacks.
 
     `partitions` picks from the version's positions those to bring: all, or the batch rows alone. Reads a
-    range of shards at a time, so memory is bounded whatever the table's size.
+    range of shards at a time, so memory is bounded whatever the table's size; a run that is interrupted is
+    completed by another, which reads the ranges that are not done.
     """
     snapshot = table.snapshot()
     if snapshot is None:
@@ -63,14 +64,19 @@ def fill(
         return Filled(0, 0, cut)
     wanted = {name: cut[name] for name in since}
     rows = duplicates = 0
-    for low, high in _ranges(sum(wanted[name] - since[name] for name in since)):
-        frame = _read(plan, table, snapshot, wanted, since, (low, high))
+    for low, high in _ranges(sum(cut[name] - since[name] for name in since)):
+        behind = {name: min(known[shard].get(name, 0) for shard in range(low, high)) for name in since}
+        behind = {name: done for name, done in behind.items() if done < cut[name]}
+        if not behind:
+            continue  # brought by a run that was interrupted later
+        wanted = {name: cut[name] for name in behind}
+        frame = _read(plan, table, snapshot, wanted, behind, (low, high))
         applied = writer.apply(frame, wanted)
+        writer.checkpoint(wanted, range(low, high))
         rows += applied.rows
         duplicates += applied.duplicates
         if progress is not None:
             progress(frame.height)
-    writer.checkpoint(wanted)
     return Filled(rows, duplicates, cut)
 
 

@@ -3,6 +3,11 @@
 The operators are those of `pipeline`; the dataflow only moves what they make. Bytewax's own recovery
 stays off: every store knows its positions (DESIGN 8). Positions of idle shards travel the same way as
 rows, so that none is recorded before the rows below it.
+
+Bytewax reads a partition only when all of its earlier epochs have left the dataflow, on every worker of
+every process. That is what tells `Progress` that rows are applied, and what holds a partition back
+whose rows are not. When one process ends, for whatever reason, it tells the others through the dataflow,
+which ends when all partitions have; so the processes of a cluster start anew together.
 """
 
 from __future__ import annotations
@@ -11,23 +16,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from threading import Event
+from threading import Event, Lock
 from typing import TypeVar
 
 import bytewax.operators as op
+import numpy as np
 import polars as pl
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.operators import StatefulBatchLogic
+from bytewax.inputs import (
+    DynamicSource,
+    FixedPartitionedSource,
+    StatefulSourcePartition,
+    StatelessSourcePartition,
+)
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
 from featurestore import instants, plans
-from featurestore.contracts import RecordBatch, StreamReader, StreamSource
+from featurestore.contracts import StreamReader, StreamSource
 from featurestore.errors import FeatureStoreError
 from featurestore.keys import SHARDS
 from featurestore_engines.stream.local import MAX_RECORDS, drain
-from featurestore_engines.stream.patience import Patience
+from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
     Counts,
     Job,
@@ -38,13 +48,18 @@ from featurestore_engines.stream.pipeline import (
     StreamEngine,
     Watch,
     catch_up,
+    retrying,
 )
 
 LANES = 16
 """Groups of shards; each has one writer, on the worker that Bytewax assigns to it."""
 
+Cluster = tuple[tuple[str, ...], int]
+"""The addresses of the processes that run a dataflow together, and which of them this is."""
+
 Result = TypeVar("Result")
-_IDLE = timedelta(milliseconds=20)
+_IDLE = timedelta(milliseconds=10)
+_EPOCH = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True)
@@ -54,16 +69,20 @@ class Piece:
     target: str | None
     rows: pl.DataFrame | None
     positions: dict[str, int]
+    times: np.ndarray | None = None
 
 
-class _Failure:
-    """The first error of a dataflow, after which nothing more is applied and the flow ends.
+class _Run:
+    """What the workers of this process share in one run of a dataflow: why it ends, if it does.
 
-    An exception that leaves an operator makes Bytewax panic, and hides its type.
+    An exception that leaves an operator makes Bytewax panic, and hides its type: the first error is kept
+    here, after it nothing more is applied, and the flow ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends: Callable[[], bool]) -> None:
         self.error: FeatureStoreError | None = None
+        self.others_end = Event()
+        self._ends = ends
 
     def attempt(self, work: Callable[[], Result], otherwise: Result) -> Result:
         """Return what `work` does; `otherwise` where it fails, or something has failed before."""
@@ -74,104 +93,163 @@ class _Failure:
                 self.error = error
         return otherwise
 
+    def is_over(self) -> bool:
+        """Whether this process is to read no more."""
+        return self.error is not None or self.others_end.is_set() or self._ends()
 
-class _Records(FixedPartitionedSource[RecordBatch, None]):
-    """The topic's partitions, each from where the furthest store behind needs it."""
 
-    def __init__(self, job: Job, source: StreamSource, ends: Callable[[], bool], failure: _Failure) -> None:
+class _Offline:
+    """The offline sink of this process's partitions, for several threads: one commit is for all of them."""
+
+    def __init__(self, sink: OfflineSink, counts: Counts) -> None:
+        self._sink = sink
+        self._counts = counts
+        self._lock = Lock()
+        self._durable: dict[str, int] = {}
+
+    def add(self, prepared: Prepared) -> None:
+        """Take rows; they are not durable yet."""
+        with self._lock:
+            self._sink.add(prepared)
+
+    def flush(self, *, now: bool = False) -> None:
+        """Commit what was gathered, where that is due."""
+        with self._lock:
+            if now or self._sink.is_due():
+                self._durable |= self._sink.flush()
+            self._counts.progress.waiting = self._sink.waiting
+
+    def durable(self, partition: str) -> int:
+        """Return the position that is durable in all tables."""
+        return self._durable.get(partition, 0)
+
+
+class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
+    """The topic's partitions, each from where the furthest store behind needs it, as rows by lane."""
+
+    def __init__(
+        self,
+        job: Job,
+        source: StreamSource,
+        partitions: list[str],
+        run: _Run,
+        counts: Counts,
+        committed: Callable[[], None],
+    ) -> None:
         self._job = job
         self._source = source
-        self._ends = ends
-        self._failure = failure
+        self._partitions = partitions
+        self._run = run
+        self._counts = counts
+        self._committed = committed
+        self._preparation = Preparation(job, instants.now)
+        self._offline = _Offline(OfflineSink(job, counts), counts)
         self._watch = Watch(job)
 
     def list_parts(self) -> list[str]:
-        return self._source.partitions()
+        return self._partitions
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
         del step_id, resume_state
+        self._counts.progress.expect(for_part)
 
         def open_reader() -> StreamReader:
-            return self._source.reader(for_part, self._job.start(for_part) or None)
+            start = self._job.start(for_part)
+            reader = self._source.reader(for_part, start or None)
+            self._counts.progress.begin(for_part, start)
+            return reader
 
-        return _Partition(open_reader, self._watch, self._ends, self._failure)
+        return _Partition(
+            for_part,
+            open_reader,
+            self._watch,
+            self._preparation,
+            self._offline,
+            self._run,
+            self._counts,
+            self._committed,
+        )
 
 
-class _Partition(StatefulSourcePartition[RecordBatch, None]):
+class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
+    """One partition: its rows by lane, and behind them, once they are durable, its position for all lanes.
+
+    Rows and the checkpoint that follows their commit leave here in one order, and so arrive.
+    """
+
     def __init__(
         self,
+        name: str,
         open_reader: Callable[[], StreamReader],
         watch: Watch,
-        ends: Callable[[], bool],
-        failure: _Failure,
+        preparation: Preparation,
+        offline: _Offline,
+        run: _Run,
+        counts: Counts,
+        committed: Callable[[], None],
     ) -> None:
+        self._name = name
         self._open_reader = open_reader
         self._watch = watch
         self._reader: StreamReader | None = None
-        self._ends = ends
-        self._failure = failure
+        self._preparation = preparation
+        self._offline = offline
+        self._run = run
+        self._counts = counts
+        self._committed = committed
+        self._is_epoch_over = self._is_over = False
+        self._told = self._confirmed = 0
         self._awake: datetime | None = None
 
-    def next_batch(self) -> Iterable[RecordBatch]:
-        batch = self._failure.attempt(self._poll, None)
-        if self._failure.error is not None or self._ends():
+    def next_batch(self) -> Iterable[tuple[int, Piece]]:
+        if self._is_over:
             raise StopIteration
-        self._awake = datetime.now(UTC) + _IDLE if batch is None else None
-        return [] if batch is None else [batch]
+        if self._is_epoch_over and self._reader is not None and self._run.error is None:
+            self._counts.progress.applied(self._name)
+            if self._told > self._confirmed:
+                self._confirmed = self._told
+                self._committed()
+        self._is_epoch_over = False
+        self._is_over = self._run.is_over()
+        nothing: list[tuple[int, Piece]] = []
+        pieces = [] if self._is_over else self._run.attempt(self._read, nothing)
+        pieces += self._run.attempt(self._checkpoint, nothing)
+        self._awake = None if pieces or self._is_over else datetime.now(UTC) + _IDLE
+        return pieces
 
-    def _poll(self) -> RecordBatch | None:
+    def _read(self) -> list[tuple[int, Piece]]:
         if self._reader is None:
             self._reader = self._open_reader()
         self._watch.look()
-        return self._reader.poll(MAX_RECORDS, 0.0)
+        if not self._counts.progress.may_read(self._name):
+            return []
+        batch = self._reader.poll(MAX_RECORDS, 0.0)
+        if batch is None:
+            return []
+        self._counts.progress.read(batch)
+        self._counts.observe("batch_records", len(batch.records))
+        prepared = self._preparation.prepare(batch)
+        self._offline.add(prepared)
+        return _lanes(prepared)
+
+    def _checkpoint(self) -> list[tuple[int, Piece]]:
+        """Commit what is due; return the position for every lane, where there is one that they lack."""
+        self._offline.flush(now=self._is_over)
+        durable = self._offline.durable(self._name)
+        if durable <= self._told:
+            return []
+        self._told = durable
+        return [(lane, Piece(None, None, {self._name: durable})) for lane in range(LANES)]
 
     def next_awake(self) -> datetime | None:
         return self._awake
 
     def snapshot(self) -> None:
-        return None
+        self._is_epoch_over = True
 
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-
-
-class _Rows(StatefulBatchLogic[Prepared, tuple[int, Piece], None]):
-    """One partition's rows: gathered for the offline tables, and handed on by lane.
-
-    Rows and the checkpoint that follows their commit leave here in one order, and so arrive.
-    """
-
-    def __init__(self, sink: OfflineSink, failure: _Failure) -> None:
-        self._sink = sink
-        self._failure = failure
-
-    def on_batch(self, values: list[Prepared]) -> tuple[list[tuple[int, Piece]], bool]:
-        pieces = []
-        for prepared in values:
-            self._sink.add(prepared)
-            pieces += _lanes(prepared)
-        if self._sink.is_due():
-            pieces += self._flushed()
-        return pieces, False
-
-    def on_notify(self) -> tuple[list[tuple[int, Piece]], bool]:
-        return (self._flushed() if self._sink.is_due() else []), False
-
-    def on_eof(self) -> tuple[list[tuple[int, Piece]], bool]:
-        return self._flushed(), False
-
-    def notify_at(self) -> datetime | None:
-        due_in = self._sink.due_in()
-        return None if due_in is None else datetime.now(UTC) + timedelta(seconds=max(due_in, 0))
-
-    def snapshot(self) -> None:
-        return None
-
-    def _flushed(self) -> list[tuple[int, Piece]]:
-        nothing: dict[str, int] = {}
-        done = self._failure.attempt(self._sink.flush, nothing)
-        return [(lane, Piece(None, None, done)) for lane in range(LANES)] if done else []
 
 
 def _lanes(prepared: Prepared) -> list[tuple[int, Piece]]:
@@ -180,16 +258,83 @@ def _lanes(prepared: Prepared) -> list[tuple[int, Piece]]:
     pieces = []
     for target, rows in prepared.sets.items():
         for (lane,), part in rows.group_by((pl.col(plans.SHARD) % LANES).alias("lane")):
-            pieces.append((int(lane), Piece(target, part, positions)))
+            pieces.append((int(lane), Piece(target, part, positions, prepared.times_of(part))))
     return pieces
+
+
+class _Ending(DynamicSource[tuple[str, None]]):
+    """Tells every process, when this one ends, to end as well."""
+
+    def __init__(self, run: _Run, processes: int, counts: Counts) -> None:
+        self._run = run
+        self._processes = processes
+        self._counts = counts
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _WorkerEnding:
+        del step_id, worker_index, worker_count
+        return _WorkerEnding(self._run, self._processes, self._counts)
+
+
+class _WorkerEnding(StatelessSourcePartition[tuple[str, None]]):
+    def __init__(self, run: _Run, processes: int, counts: Counts) -> None:
+        self._run = run
+        self._processes = processes
+        self._counts = counts
+        self._is_over = False
+
+    def next_batch(self) -> Iterable[tuple[str, None]]:
+        if self._is_over:
+            raise StopIteration
+        self._is_over = self._run.is_over()
+        if self._is_over:
+            return [(_process(number), None) for number in range(self._processes)]
+        self._counts.progress.moved()
+        return []
+
+    def next_awake(self) -> datetime | None:
+        return None if self._is_over else datetime.now(UTC) + 2 * _IDLE
+
+
+class _Told(FixedPartitionedSink[None, None]):
+    """Hears that a process ends. Each process has the partition that is named after it."""
+
+    def __init__(self, run: _Run, process: int) -> None:
+        self._run = run
+        self._process = process
+
+    def list_parts(self) -> list[str]:
+        return [_process(self._process)]
+
+    def part_fn(self, item_key: str) -> int:
+        return int(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Listener:
+        del step_id, for_part, resume_state
+        return _Listener(self._run)
+
+
+class _Listener(StatefulSinkPartition[None, None]):
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def write_batch(self, values: list[None]) -> None:
+        del values
+        self._run.others_end.set()
+
+    def snapshot(self) -> None:
+        return None
+
+
+def _process(number: int) -> str:
+    return f"{number:04}"
 
 
 class _Online(FixedPartitionedSink[Piece, None]):
     """The online store, by lane."""
 
-    def __init__(self, sink: OnlineSink, failure: _Failure) -> None:
+    def __init__(self, sink: OnlineSink, run: _Run) -> None:
         self._sink = sink
-        self._failure = failure
+        self._run = run
 
     def list_parts(self) -> list[str]:
         return [f"{lane:02}" for lane in range(LANES)]
@@ -199,46 +344,49 @@ class _Online(FixedPartitionedSink[Piece, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Lane:
         del step_id, resume_state
-        return _Lane(self._sink, range(int(for_part), SHARDS, LANES), self._failure)
+        return _Lane(self._sink, range(int(for_part), SHARDS, LANES), self._run)
 
 
 class _Lane(StatefulSinkPartition[Piece, None]):
-    def __init__(self, sink: OnlineSink, shards: Sequence[int], failure: _Failure) -> None:
+    def __init__(self, sink: OnlineSink, shards: Sequence[int], run: _Run) -> None:
         self._sink = sink
         self._shards = shards
-        self._failure = failure
+        self._run = run
 
     def write_batch(self, values: list[Piece]) -> None:
         for piece in values:
-            self._failure.attempt(partial(self._write, piece), None)
+            self._run.attempt(partial(self._write, piece), None)
 
     def _write(self, piece: Piece) -> None:
-        if piece.target is None or piece.rows is None:
+        if piece.target is None or piece.rows is None or piece.times is None:
             self._sink.checkpoint(piece.positions, self._shards)
         else:
-            self._sink.apply(piece.target, piece.rows, piece.positions)
+            self._sink.apply(piece.target, piece.rows, piece.positions, piece.times)
 
     def snapshot(self) -> None:
         return None
 
 
 def dataflow(
-    job: Job, source: StreamSource, counts: Counts, ends: Callable[[], bool], failure: _Failure
+    job: Job,
+    source: StreamSource,
+    partitions: list[str],
+    counts: Counts,
+    run: _Run,
+    committed: Callable[[], None],
+    cluster: Cluster | None,
 ) -> Dataflow:
-    """Return the dataflow of one stream source; it ends, with everything committed, once `ends()` is true."""
-    preparation = Preparation(job, instants.now)
-    online = OnlineSink(job, counts)
+    """Return the dataflow of one stream source; it ends, with everything committed, once the run is over.
 
-    def prepare(batch: RecordBatch) -> list[Prepared]:
-        return failure.attempt(lambda: [preparation.prepare(batch)], [])
-
+    `committed` is called when every store has taken what it was given up to a commit.
+    """
+    addresses, process = cluster or ((), 0)
     flow = Dataflow("featurestore")
-    records = op.input("records", flow, _Records(job, source, ends, failure))
-    prepared = op.flat_map("prepare", records, prepare)
-    by_partition = op.key_on("partition", prepared, lambda item: item.partition)
-    pieces = op.stateful_batch("rows", by_partition, lambda _: _Rows(OfflineSink(job, counts), failure))
-    lanes = op.map("lane", pieces, lambda item: (f"{item[1][0]:02}", item[1][1]))
-    op.output("online", lanes, _Online(online, failure))
+    pieces = op.input("records", flow, _Records(job, source, partitions, run, counts, committed))
+    lanes = op.map("lane", pieces, lambda item: (f"{item[0]:02}", item[1]))
+    op.output("online", lanes, _Online(OnlineSink(job, counts), run))
+    ending = op.input("ending", flow, _Ending(run, len(addresses) or 1, counts))
+    op.output("told", ending, _Told(run, process))
     return flow
 
 
@@ -250,26 +398,35 @@ def run(
     changed: Callable[[], bool],
     counts: Counts,
     workers: int = 1,
+    give_up_seconds: float = GIVE_UP_SECONDS,
+    cluster: Cluster | None = None,
 ) -> None:
-    """Run until `stop` is set, then commit what was read. As `local.run`, on `workers` threads."""
-    patience = Patience(stop)
+    """Run until `stop` is set, then commit what was read. As `local.run`, on `workers` threads.
 
-    def ends() -> bool:
-        patience.succeeded()
-        return stop.is_set() or changed()
-
+    In a `cluster` (the addresses of all processes, and this one's number) the others run the same source;
+    the first of them brings the tables up to landing, for it is waited for.
+    """
+    patience = Patience(stop, give_up_seconds, partial(retrying, counts))
     while not stop.is_set():
         with patience:
-            failure = _Failure()
+            counts.progress.restart()
+            this = _Run(lambda: stop.is_set() or changed())
             now = job()
-            catch_up(now)
+            if cluster is None or cluster[1] == 0:
+                catch_up(now)
+            partitions = source.partitions()
+            counts.progress.forget()
+            flow = dataflow(now, source, partitions, counts, this, patience.succeeded, cluster)
+            addresses, process = cluster or (None, None)
             cli_main(  # type: ignore[no-untyped-call]
-                dataflow(now, source, counts, ends, failure),
+                flow,
                 workers_per_process=workers,
-                epoch_interval=timedelta(seconds=1),
+                addresses=addresses and list(addresses),
+                process_id=process,
+                epoch_interval=_EPOCH,
             )
-            if failure.error is not None:
-                raise failure.error
+            if this.error is not None:
+                raise this.error
 
 
-ENGINE = StreamEngine(run, drain)
+ENGINE = StreamEngine(run, drain, has_clusters=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Event
 
 from featurestore import instants
 from featurestore.contracts import StreamReader, StreamSource
-from featurestore_engines.stream.patience import Patience
+from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
     Counts,
     Job,
@@ -17,6 +18,7 @@ from featurestore_engines.stream.pipeline import (
     StreamEngine,
     Watch,
     catch_up,
+    retrying,
 )
 
 MAX_RECORDS = 20_000
@@ -32,7 +34,9 @@ class Loop:
         source: StreamSource,
         counts: Counts | None = None,
         clock: Callable[[], int] = instants.now,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._committed = committed
         self.counts = Counts() if counts is None else counts
         self._job = job
         self._source = source
@@ -45,11 +49,15 @@ class Loop:
 
     def __enter__(self) -> Loop:
         """Bring tables up to landing, and open every partition where the furthest store behind needs it."""
+        self.counts.progress.restart()
         catch_up(self._job)
         self._reached = {partition: self._job.start(partition) for partition in self._source.partitions()}
         self._readers = [
             self._source.reader(partition, start or None) for partition, start in self._reached.items()
         ]
+        self.counts.progress.forget()
+        for partition, start in self._reached.items():
+            self.counts.progress.begin(partition, start)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,12 +71,17 @@ class Loop:
             batch = reader.poll(MAX_RECORDS, POLL_SECONDS / len(self._readers))
             if batch is None:
                 continue
+            self.counts.progress.read(batch)
+            self.counts.observe("batch_records", len(batch.records))
             prepared = self._preparation.prepare(batch)
+            positions = {prepared.partition: prepared.next_sequence}
             for target, rows in prepared.sets.items():
-                self._online.apply(target, rows, {prepared.partition: prepared.next_sequence})
+                self._online.apply(target, rows, positions, prepared.times_of(rows))
             self._offline.add(prepared)
+            self.counts.progress.applied(batch.partition)
             self._reached[batch.partition] = batch.next_sequence
             records += len(batch.records)
+        self.counts.progress.waiting = self._offline.waiting
         if self._offline.is_due():
             self.flush()
         self._watch.look()
@@ -86,6 +99,7 @@ class Loop:
         done = self._offline.flush()
         if done:
             self._online.checkpoint(done)
+            self._committed()
 
 
 def drain(job: Job, source: StreamSource, until: Mapping[str, int] | None = None) -> Counts:
@@ -106,19 +120,20 @@ def run(
     changed: Callable[[], bool],
     counts: Counts,
     workers: int = 1,
+    give_up_seconds: float = GIVE_UP_SECONDS,
 ) -> None:
     """Run until `stop` is set, then commit what was read. One thread, whatever `workers` says.
 
     `job` is asked for at the start and again whenever `changed()` says that there is another one. A store
-    or a broker that does not answer is tried again for a while, then StoreUnavailable is raised.
+    or a broker that does not answer is tried again for `give_up_seconds`, then StoreUnavailable is raised.
     """
     del workers
-    patience = Patience(stop)
+    patience = Patience(stop, give_up_seconds, partial(retrying, counts))
     while not stop.is_set():
-        with patience, Loop(job(), source, counts) as loop:
+        with patience, Loop(job(), source, counts, committed=patience.succeeded) as loop:
             while not stop.is_set() and not changed():
                 loop.step()
-                patience.succeeded()
+                counts.progress.moved()
             loop.flush()
 
 

@@ -1,8 +1,8 @@
 """What a stream does with records, whatever runs it: decode, door, landing, steps, offline and online.
 
-`Preparation` turns a batch of records into rows; it has no state. `OfflineSink` gathers rows and commits
-them with their positions. `OnlineSink` writes shards. Runners (`local`, `bytewax`) only move what these
-make, so that another engine can take their place.
+`Preparation` turns a batch of records into rows; no row depends on those before it. `OfflineSink` gathers
+rows and commits them with their positions. `OnlineSink` writes shards. Runners (`local`, `bytewax`) only
+move what these make, so that another engine can take their place.
 
 Every store remembers for itself how far it has applied each partition and drops what it has, so a crash
 anywhere, a replay or a second stream changes nothing.
@@ -10,29 +10,38 @@ anywhere, a replay or a second stream changes nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from featurestore import plans
-from featurestore.contracts import OfflineTable, RecordBatch
+from featurestore import instants, plans, tables
+from featurestore.contracts import OfflineTable, RecordBatch, Snapshot
+from featurestore.instants import format_instant
 from featurestore.keys import SHARDS
+from featurestore.metrics import Metrics
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.door import admit
 from featurestore.rows.json import decode
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
+from featurestore_engines.stream.progress import Progress
 
 FLUSH_ROWS = 250_000
+FLUSH_BYTES = 256 * 1024 * 1024
 FLUSH_SECONDS = 60.0
 WATCH_SECONDS = 5.0
 LANDING = "landing"
 DEAD_LETTERS = "dead_letters"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """A stream source and the feature sets that it keeps."""
+    """A stream source, the feature sets that it keeps, and how often it commits to the offline tables."""
 
     source: SourcePlan
     targets: tuple[Target, ...]
     landing: OfflineTable
     dead_letters: OfflineTable
+    commit_rows: int | None = None
+    commit_seconds: float | None = None
 
     def start(self, partition: str) -> int:
         """Return the lowest position of the partition in any store: where reading begins."""
@@ -68,6 +79,16 @@ class Job:
             positions.append(target.table.position(target.table.snapshot(), partition))
             positions += [writer.lowest(partition) for writer in target.writers]
         return min(positions)
+
+    def applied(self) -> dict[str, int]:
+        """Return by partition how far every store has come, as `start` of all partitions would."""
+        stores = [self.landing, self.dead_letters, *(target.table for target in self.targets)]
+        known: list[Mapping[str, int]] = [table.positions(table.snapshot()) for table in stores]
+        for target in self.targets:
+            for writer in target.writers:
+                known += writer.positions().values()
+        names = tables.row_partitions(known[0])
+        return {name: min(positions.get(name, 0) for positions in known) for name in names}
 
 
 @dataclass(frozen=True)
@@ -82,9 +103,15 @@ class Checked:
 
 
 class Counts:
-    """What went through a stream since it started; safe to add to from several threads."""
+    """What went through a source's stream since it started; safe to add to from several threads.
 
-    def __init__(self) -> None:
+    Beside the counts it keeps the measurements and the progress that probes and metrics show.
+    """
+
+    def __init__(self, source: str = "") -> None:
+        self.source = source
+        self.metrics = Metrics()
+        self.progress = Progress()
         self._lock = Lock()
         self._numbers: dict[str, int] = {}
         self._checked: dict[tuple[str, str], Checked] = {}
@@ -120,9 +147,19 @@ class Counts:
     def __getitem__(self, name: str) -> int:
         return self._numbers.get(name, 0)
 
+    def observe(self, name: str, values: Any) -> None:
+        """Add to the source's histogram `featurestore_stream_<name>`."""
+        self.metrics.observe(f"featurestore_stream_{name}", values, source=self.source)
+
+    def increment(self, name: str) -> None:
+        """Add one to the source's counter `featurestore_stream_<name>`."""
+        self.metrics.add(f"featurestore_stream_{name}", source=self.source)
+
     def to_dict(self) -> dict[str, int]:
         """Return the counts: records, rejected and its reasons, applied, duplicates, conflicts, committed.
 
+        `out_of_order` (applied all the same), `null_key` (rows without an entity, by set), `filtered`,
+        `cutover` (rows that belong to the other half), ambiguous and nonexistent local times.
         And `check_<set>.<check>`, the rows that a `validate` check found wrong.
         """
         with self._lock:
@@ -140,6 +177,15 @@ class Prepared:
     dead: pl.DataFrame
     sets: dict[str, pl.DataFrame]
     checked: tuple[Checked, ...]
+    counts: Mapping[str, int]
+    sequences: np.ndarray
+    times: np.ndarray
+
+    def times_of(self, rows: pl.DataFrame) -> np.ndarray:
+        """Return when the broker took the records that the rows were made of, in microseconds."""
+        made_of: np.ndarray = rows[plans.SEQUENCE].to_numpy()
+        found: np.ndarray = self.times[np.searchsorted(self.sequences, made_of)]
+        return found
 
 
 class Preparation:
@@ -148,6 +194,7 @@ class Preparation:
     def __init__(self, job: Job, clock: Callable[[], int]) -> None:
         self._job = job
         self._clock = clock
+        self._newest: dict[str, int] = {}  # event time by partition, for a count alone
 
     def prepare(self, batch: RecordBatch) -> Prepared:
         """Return the records' rows and dead letters. One bad record costs only itself."""
@@ -159,15 +206,21 @@ class Preparation:
         sets: dict[str, pl.DataFrame] = {}
         by_rows: dict[str, pl.DataFrame] = {}
         checked: list[Checked] = []
+        counts = {name: n for name, n in admitted.counts.items() if name not in ("rows", "rejected")}
+        counts["out_of_order"] = self._out_of_order(batch.partition, admitted.rows)
+        seen: set[str] = set()
         for target in self._job.targets:
             fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
             if fingerprint not in by_rows:
                 done = transform(target.plan, admitted.rows)
                 by_rows[fingerprint] = done.rows
                 dead.append(done.rejected)
+                is_latest = target.plan.name not in seen
+                seen.add(target.plan.name)
+                for name in ("null_key", "filtered") if is_latest else ():
+                    counts[name] = counts.get(name, 0) + done.counts[name]
                 if done.checks:
                     plan, rows = target.plan, admitted.rows.height
-                    is_latest = all(item.feature_set != plan.name for item in checked)
                     found = Checked(plan.name, plan.rows_fingerprint, is_latest, rows, done.checks)
                     checked.append(found)
             sets[target.name] = by_rows[fingerprint]
@@ -176,10 +229,23 @@ class Preparation:
             batch.next_sequence,
             len(batch.records),
             admitted.rows,
-            pl.concat(dead),
+            pl.concat(dead).unique(maintain_order=True),  # two versions of a set may refuse alike
             sets,
             tuple(checked),
+            {name: number for name, number in counts.items() if number},
+            np.array([record.sequence for record in batch.records], np.int64),
+            np.array([now if record.time is None else record.time for record in batch.records], np.int64),
         )
+
+    def _out_of_order(self, partition: str, rows: pl.DataFrame) -> int:
+        """Return how many rows happened before one that came earlier by their partition, since the start."""
+        if rows.is_empty():
+            return 0
+        times = rows[plans.EVENT_TIME].to_physical()
+        newest = self._newest.get(partition, int(times[0]))
+        so_far = times.cum_max().shift(1, fill_value=newest).clip(lower_bound=newest)
+        self._newest[partition] = max(newest, int(times.max()))  # type: ignore[arg-type]
+        return int((times < so_far).sum())
 
 
 class OfflineSink:
@@ -194,8 +260,16 @@ class OfflineSink:
         self._positions: dict[str, int] = {}
         self._counts = counts
         self._clock = clock
+        self._flush_rows = job.commit_rows or FLUSH_ROWS
+        self._flush_seconds = FLUSH_SECONDS if job.commit_seconds is None else job.commit_seconds
         self._rows = 0
+        self._bytes = 0
         self._since = clock()
+
+    @property
+    def waiting(self) -> int:
+        """How many records await the next commit."""
+        return self._rows
 
     def add(self, prepared: Prepared) -> None:
         """Take rows; they are not durable yet."""
@@ -205,32 +279,43 @@ class OfflineSink:
         self._waiting[DEAD_LETTERS].append(prepared.dead)
         for name, target in self._targets.items():
             self._waiting[name].append(prepared.sets[target])
+        self._bytes += sum(int(frames[-1].estimated_size()) for frames in self._waiting.values())
         self._positions[prepared.partition] = max(
             prepared.next_sequence, self._positions.get(prepared.partition, 0)
         )
         self._rows += prepared.records
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
+        self._counts.add(**prepared.counts)
+        if reasons:
+            log.warning("Refused %d records of %s: %s", prepared.dead.height, prepared.partition, reasons)
         self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:
         """Return the seconds until a commit is due by time; None where nothing waits."""
-        return FLUSH_SECONDS - (self._clock() - self._since) if self._positions else None
+        return self._flush_seconds - (self._clock() - self._since) if self._positions else None
 
     def is_due(self) -> bool:
-        """Whether a commit is due, by rows or by time."""
+        """Whether a commit is due, by rows, by bytes or by time."""
         due_in = self.due_in()
-        return self._rows >= FLUSH_ROWS or (due_in is not None and due_in <= 0)
+        is_full = self._rows >= self._flush_rows or self._bytes >= FLUSH_BYTES
+        return is_full or (due_in is not None and due_in <= 0)
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
         done = self._positions
         if done:
+            started = time.perf_counter()
             for name, table in self._tables.items():
                 self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
                 self._waiting[name] = []
             self._positions = {}
-        self._rows = 0
+            seconds = time.perf_counter() - started
+            self._counts.observe("commit_seconds", seconds)
+            log.debug(
+                "committed %d records of %s in %.3f s: %s", self._rows, self._counts.source, seconds, done
+            )
+        self._rows = self._bytes = 0
         return done
 
 
@@ -241,11 +326,22 @@ class OnlineSink:
         self._writers = {target.name: target.writers for target in job.targets}
         self._counts = counts
 
-    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int]) -> None:
-        """Apply rows of whole shards, up to the positions."""
+    def apply(self, target: str, rows: pl.DataFrame, positions: Mapping[str, int], times: np.ndarray) -> None:
+        """Apply rows of whole shards, up to the positions. `times` are those of the rows' records."""
         for writer in self._writers[target]:
+            started = time.perf_counter()
             applied = writer.apply(rows, positions)
+            self._counts.observe("batch_seconds", time.perf_counter() - started)
             self._counts.add(applied=applied.rows, duplicates=applied.duplicates, conflicts=applied.conflicts)
+            if applied.rows:
+                ages = np.maximum(instants.now() - times, 0) / instants.SECOND
+                self._counts.observe("freshness_seconds", ages)
+            if applied.conflicts:
+                log.warning(
+                    "Another writer of '%s' overtook %d shard writes; they were done again.",
+                    target,
+                    applied.conflicts,
+                )
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
         """Record positions in these shards, those without rows included."""
@@ -303,21 +399,55 @@ def catch_up(job: Job) -> None:
     So a new version, or a generation that lost writes, does not depend on how long the broker keeps records.
     """
     snapshot = job.landing.snapshot()
-    ends = {} if snapshot is None else job.landing.positions(snapshot)
+    ends = {} if snapshot is None else tables.row_partitions(job.landing.positions(snapshot))
     for target in job.targets:
         for partition, end in ends.items():
             assert snapshot is not None
             low = target.table.position(target.table.snapshot(), partition)
             while low < end:
-                high = min(low + FLUSH_ROWS, end)
+                high = min(_first(job.landing, snapshot, partition, low, end) + FLUSH_ROWS, end)
                 landed = job.landing.lazy(
                     snapshot, cut={partition: high}, since={partition: low}, schema=job.source.schema
                 )
-                commit(target.table, transform(target.plan, landed.collect()).rows, {partition: high})
+                made = transform(target.plan, landed.collect())
+                if made.rejected.height:
+                    place = tables.landed_letters(partition, target.plan)
+                    commit(job.dead_letters, made.rejected, {place: high})
+                commit(target.table, made.rows, {partition: high} | _lacking(job, target, partition, low))
                 low = high
         for writer in target.writers:
             fill(target.plan, target.table, writer)
             writer.mark()
+
+
+def _lacking(job: Job, target: Target, partition: str, low: int) -> dict[str, int]:
+    """Return the note, for the set's table, that landing lacks rows from `low` on; none where it has all."""
+    gone = job.landing.forgotten(job.landing.snapshot())
+    if gone is None or gone.positions.get(partition, 0) <= low:
+        return {}
+    log.warning(
+        "Version %s of '%s' lacks rows of %s that became known before %s: landing no longer has them.",
+        target.plan.rows_fingerprint,
+        target.plan.name,
+        partition,
+        format_instant(gone.before),
+    )
+    return {tables.FORGOTTEN: gone.before}
+
+
+def retrying(counts: Counts, trouble: str) -> None:
+    """Note that a store or the broker does not answer, and is tried again."""
+    counts.increment("retries_total")
+    counts.progress.failed(trouble)
+
+
+def _first(landing: OfflineTable, snapshot: Snapshot, partition: str, low: int, end: int) -> int:
+    """Return the sequence of the first row from `low` on, else `end`: topics need not begin at 0."""
+    if end - low <= FLUSH_ROWS:
+        return low
+    rows = landing.lazy(snapshot, [plans.SEQUENCE], cut={partition: end}, since={partition: low})
+    first = rows.select(pl.col(plans.SEQUENCE).min()).collect().item()
+    return end if first is None else int(first)
 
 
 def _rows_name(target: Target) -> str:
@@ -326,15 +456,17 @@ def _rows_name(target: Target) -> str:
 
 @dataclass(frozen=True)
 class StreamEngine:
-    """What the core asks of a stream engine: how it runs jobs, and how it drains one in place."""
+    """What the core asks of a stream engine: how it runs jobs, drains one in place, reads what has landed."""
 
     run: Callable[..., None]
     drain: Callable[..., Counts]
+    catch_up: Callable[[Job], None] = catch_up
+    has_clusters: bool = False
 
     @staticmethod
-    def counts() -> Counts:
-        """Return counts to hand to `run`."""
-        return Counts()
+    def counts(source: str) -> Counts:
+        """Return counts of a source, to hand to `run`."""
+        return Counts(source)
 
     @staticmethod
     def job(
@@ -342,6 +474,13 @@ class StreamEngine:
         targets: Sequence[tuple[SetPlan, OfflineTable, tuple[OnlineWriter, ...]]],
         landing: OfflineTable,
         dead_letters: OfflineTable,
+        *,
+        commit_rows: int | None = None,
+        commit_seconds: float | None = None,
     ) -> Job:
-        """Return the job of a source and the sets that it keeps."""
-        return Job(source, tuple(Target(*target) for target in targets), landing, dead_letters)
+        """Return the job of a source and the sets that it keeps.
+
+        It commits to the offline tables after so many rows or seconds (default, FLUSH_ROWS, FLUSH_SECONDS).
+        """
+        made = tuple(Target(*target) for target in targets)
+        return Job(source, made, landing, dead_letters, commit_rows, commit_seconds)

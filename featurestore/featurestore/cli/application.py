@@ -73,8 +73,17 @@ def _start(
         raise typer.Exit(2)
 
 
-def verb(panel: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function, whose first parameter is the Session, a verb.
+def group(panel: str, name: str, about: str) -> typer.Typer:
+    """Return the verb `name` that has verbs of its own, for `verb(…, of=…)`."""
+    made = typer.Typer(name=name, help=about)
+    app.add_typer(made, rich_help_panel=panel)
+    return made
+
+
+def verb(
+    panel: str, name: str | None = None, *, of: typer.Typer = app
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that makes a function, whose first parameter is the Session, a verb (of a group).
 
     The verb takes the function's other parameters, and the common options, which may so be given before or
     after it. The project is closed when the function is done.
@@ -103,7 +112,7 @@ def verb(panel: str, name: str | None = None) -> Callable[[Callable[..., None]],
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__name__, run.__doc__ = function.__name__, function.__doc__
-        app.command(name or function.__name__, rich_help_panel=panel)(run)
+        of.command(name or function.__name__, rich_help_panel=panel if of is app else None)(run)
         return function
 
     return register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,12 +57,56 @@ def plan(
 
 
 @verb(_PANEL)
-def apply(session: Session) -> None:
+def apply(
+    session: Session,
+    promote: Annotated[
+        bool,
+        typer.Option("--promote", help="Fill the new versions beside those that serve; then switch at once."),
+    ] = False,
+) -> None:
     """Register the specs as new versions, which never change."""
-    changes = session.store.apply()
-    if not session.console.quiet or session.console.json:
-        _show(session, changes)
-    session.console.say(_nothing(changes, "Nothing changed.") if changes.is_empty else "Applied.")
+    console = session.console
+    if promote:
+        with console.progress("fill") as advance:
+            changes = session.store.apply(promote=True, progress=advance)
+    else:
+        changes = session.store.apply()
+    if not console.quiet or console.json:
+        _show(session, changes, promote)
+    for name, inputs in changes.lacking.items():
+        console.warn(
+            f"{name}: lacks {inputs} inputs that the version before it was given, and its source has no more"
+        )
+    if promote:
+        console.report(("feature set", "rows filled"), list(changes.filled.items()))
+    for name in () if promote else changes.unfilled:
+        console.warn(
+            f"{name} has no online values now. Run: featurestore materialize {name}"
+            " (featurestore apply --promote fills new versions before it lets them serve)"
+        )
+    done = "Promoted." if promote else "Applied."
+    nothing = changes.is_empty and not changes.filled
+    console.say(_nothing(changes, "Nothing changed.") if nothing else done)
+
+
+@verb(_PANEL)
+def rollback(
+    session: Session,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Feature sets or vectors; default, all promoted last."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Go back to the values that materialize replaced.")
+    ] = False,
+) -> None:
+    """Let the previous versions serve again, at once; again, and it goes forward."""
+    done = session.store.rollback(names or (), repair=repair)
+    if session.console.json:
+        session.console.data({"rolled_back": [asdict(item) for item in done]})
+    session.console.report(
+        ("kind", "name", "before", "now"), [(item.kind, item.name, item.before, item.now) for item in done]
+    )
 
 
 @verb(_PANEL)
@@ -104,11 +149,12 @@ def tag(
     session: Session,
     reference: Annotated[str, typer.Argument(help="name, name@tag or name@fingerprint.")],
     tag: Annotated[str, typer.Argument(help="The tag to move there, such as prod.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the tag instead.")] = False,
     kind: Annotated[
         str | None, typer.Option(help="Entity, Source, FeatureSet or FeatureVector, where names coincide.")
     ] = None,
 ) -> None:
-    """Point a tag at a version."""
+    """Point a tag at a version, or delete it: what nothing points at is not kept current."""
     name = reference.partition("@")[0]
     known = session.store.list()
     if kind is not None and kind not in known:
@@ -119,6 +165,15 @@ def tag(
         raise RequestError(f"There is no applied object '{name}'.", hint=did_you_mean(name, names))
     if len(kinds) > 1:
         raise RequestError(f"'{name}' is the name of {' and '.join(kinds)}.", hint=f"Add --kind {kinds[-1]}.")
+    if delete:
+        if not session.store.untag(kinds[0], name, tag):
+            raise RequestError(
+                f"{kinds[0]} '{name}' has no tag '{tag}'.", hint=f"See: featurestore show {name}"
+            )
+        if session.console.json:
+            session.console.data({"kind": kinds[0], "name": name, "tag": tag, "fingerprint": None})
+        session.console.say(f"{name}@{tag} is no more")
+        return
     fingerprint = session.store.tag(kinds[0], reference, tag)
     if session.console.json:
         session.console.data({"kind": kinds[0], "name": name, "tag": tag, "fingerprint": fingerprint})
@@ -133,9 +188,11 @@ def _nothing(changes: Changes, text: str) -> str:
     return f"{text[:-1]} until {', '.join(waiting)} {'is' if len(waiting) == 1 else 'are'} fitted."
 
 
-def _show(session: Session, changes: Changes) -> None:
+def _show(session: Session, changes: Changes, promoted: bool = False) -> None:
     if session.console.json:
-        session.console.data({"project": changes.project, "changes": [_record(item) for item in changes]})
+        told = {"project": changes.project, "changes": [_record(item) for item in changes]}
+        filled = {"filled": changes.filled, "lacking": changes.lacking} if promoted else {}
+        session.console.data(told | filled)
         return
     for item in changes:
         if item.action == "unchanged":

@@ -11,6 +11,7 @@ from featurestore.cli import (  # noqa: F401 - each registers its verbs
     declaring,
     failures,
     filling,
+    keeping,
     looking,
     reading,
     serving,
@@ -24,9 +25,9 @@ from featurestore.cli.session import Session
 from featurestore.errors import FeatureStoreError
 
 _VERBS = (
-    *("init", "validate", "test", "plan", "apply", "fit", "tag"),
-    *("ingest", "materialize", "compact", "preview"),
-    *("stream", "push", "serve"),
+    *("init", "validate", "test", "plan", "apply", "rollback", "fit", "tag"),
+    *("ingest", "materialize", "compact", "upkeep", "preview"),
+    *("stream", "accept-topic", "push", "serve"),
     *("get-offline", "get-online", "verify"),
     *("status", "list", "show"),
 )

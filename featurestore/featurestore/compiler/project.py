@@ -67,6 +67,20 @@ class CompiledProject:
         closure.add(name)
         return [{"kind": PROJECT, "name": self.name}, *closure.found.values()]
 
+    def declared(self, item: Declaration) -> dict[str, Any]:
+        """Return a declaration as JSON values; a source holds its Avro schema, so that it needs no file."""
+        data = item.model_dump(mode="json", by_alias=True)
+        if isinstance(item, Source):
+            self._keep_schema(item, data)
+        elif isinstance(item, FeatureSet) and isinstance(item.source, Source):
+            self._keep_schema(item.source, data["source"])
+        return data
+
+    def _keep_schema(self, source: Source, data: dict[str, Any]) -> None:
+        plan = self.sources.get(source.name)
+        if plan is not None and plan.stream is not None and "definition" in plan.stream:
+            data["stream"]["definition"] = plan.stream["definition"]
+
 
 PlanT = TypeVar("PlanT", SetPlan, VectorPlan)
 
@@ -293,7 +307,7 @@ class _Closure:
                 self.project.declarations.get(("Source", source))
                 or self.project.declarations["FeatureSet", source]
             )
-        data = item.model_dump(mode="json", by_alias=True)
+        data = self.project.declared(item)
         if isinstance(item, FeatureSet):
             self.keep_tables(item, data)
         self.found.setdefault((item.kind, item.name), data)

@@ -6,6 +6,7 @@ import zoneinfo
 
 from featurestore.compiler.columns import column_type, duration
 from featurestore.compiler.fingerprints import fingerprint
+from featurestore.compiler.streams import check_stream, schema_of
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.expressions import Expression, parse
 from featurestore.instants import parse_instant
@@ -63,10 +64,26 @@ def compile_source(source: Source, origin: Origin | None = None) -> SourcePlan:
                 f"the ingest time is the column '{source.ingest_time}', so a delay says nothing.",
                 hint="Remove one of the two.",
             )
+    definition = None
+    if source.stream is not None:
+        for error, *path in check_stream(source.stream):
+            with problems.collect(origin.where("stream", *path), ": ".join(["stream", *path])):
+                raise error
+        if source.stream.schema_ is not None:
+            with problems.collect(origin.where("stream", "schema"), "stream: schema"):
+                definition, misfits = schema_of(source, columns)
+                for name, error in misfits.items():
+                    problems.add(
+                        SpecError(error.message, where=origin.where("schema", name), hint=error.hint)
+                    )
     problems.check()
 
     batch = source.batch.model_dump(mode="json", exclude_none=True) if source.batch else None
-    stream = source.stream.model_dump(mode="json", exclude_none=True) if source.stream else None
+    stream = (
+        source.stream.model_dump(mode="json", exclude_none=True, by_alias=True) if source.stream else None
+    )
+    if stream and definition is not None:
+        stream["definition"] = definition
     identity = {
         "name": source.name,
         "schema": [[name, str(kind)] for name, kind in columns.items()],

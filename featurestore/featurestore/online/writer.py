@@ -135,10 +135,15 @@ class OnlineWriter:
         self._clock = clock
         self._keep_all = keep_all
         self._seen: dict[int, Positions] = {}
-        self._saw_mark = False
         self._newest = BEGINNING
         self._expire_ms = None if keep_all else self._layout.expire_ms()
         self._rivals = Rivals(f"'{plan.name}' (generation {generation})")
+        self._saw_mark = False
+
+    @property
+    def generation(self) -> str:
+        """The generation that is written."""
+        return self._generation
 
     def mark(self) -> None:
         """Note in the store that the generation is filled, where that is not noted."""

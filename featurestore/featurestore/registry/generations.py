@@ -1,4 +1,9 @@
-"""Generations of the online store: which one is being filled, which one serves (DESIGN 7)."""
+"""Generations of the online store: which one is being filled, which one serves (DESIGN 7).
+
+A generation is `building` while offline rows fill it, `following` once streams feed it too, then `serving`.
+The one that it replaces is `standby`, still fed, so that it can serve again at once; later `retired`, fed and
+read no more, and in the end `dropped`: the online store holds nothing of it.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +31,15 @@ _COLUMNS = (
 )
 
 
+_ENDED = ("retired", "dropped")
+
+
 @dataclass(frozen=True)
 class Generation:
-    """One filling of the online store with a set's state. `status`: building, serving or retired.
+    """One filling of the online store with a set's state, and its `status`.
 
-    `cut` is the position per partition, exclusive, up to which the offline rows filled it.
+    `cut` is the position per partition, exclusive, up to which offline rows were there when it was begun.
+    `retired_at` is when it ceased to serve, then when it was retired.
     """
 
     id: str
@@ -79,39 +88,87 @@ def get(connection: sa.Connection, generation: str) -> Generation:
     return Generation(*row)
 
 
-def promote(connection: sa.Connection, generation: str, now: int) -> Generation:
-    """Make a building generation the one that serves, retire the one that did; return it.
+def begin(
+    connection: sa.Connection,
+    project: str,
+    set_name: str,
+    state_fingerprint: str,
+    store: str,
+    cut: Mapping[str, int],
+    now: int,
+) -> Generation:
+    """Return the generation of the state that is being filled, the oldest; a new one where there is none."""
+    query = _select().where(
+        *_same(project, set_name, state_fingerprint, store),
+        generations.c.status.in_(("building", "following")),
+    )
+    row = connection.execute(query.order_by(generations.c.number).limit(1)).first()
+    if row is not None:
+        return Generation(*row)
+    return create(connection, project, set_name, state_fingerprint, store, cut, now)
 
-    One that serves already stays. Raises OperatorError when it is retired.
+
+def follow(connection: sa.Connection, generation: str) -> Generation:
+    """Let streams feed a building generation; return it. Raises OperatorError when it is retired."""
+    found = get(connection, generation)
+    _refuse_retired(found)
+    if found.status == "building":
+        _set(connection, generation, status="following")
+    return get(connection, generation)
+
+
+def promote(connection: sa.Connection, generation: str, now: int, keep: bool = True) -> Generation:
+    """Make a generation the one that serves; the one that did is standby (`keep`) or retired; return it.
+
+    One that serves already stays, and what was standby before is retired. Raises OperatorError when it is
+    retired.
     """
     wanted = get(connection, generation)
     if wanted.status == "serving":
         return wanted
-    if wanted.status == "retired":
-        raise OperatorError(
-            f"Generation '{generation}' of '{wanted.set_name}' is retired and cannot serve.",
-            hint=f"Run: featurestore materialize {wanted.set_name}",
-        )
+    _refuse_retired(wanted)
+    same = _same(wanted.project, wanted.set_name, wanted.state_fingerprint, wanted.store)
     connection.execute(
         sa.update(generations)
-        .where(
-            generations.c.project == wanted.project,
-            generations.c.set_name == wanted.set_name,
-            generations.c.state_fingerprint == wanted.state_fingerprint,
-            generations.c.store == wanted.store,
-            generations.c.status == "serving",
-        )
+        .where(*same, generations.c.status == "standby", generations.c.id != generation)
         .values(status="retired", retired_at=now)
     )
-    _set(connection, generation, status="serving", promoted_at=now)
+    connection.execute(
+        sa.update(generations)
+        .where(*same, generations.c.status == "serving")
+        .values(status="standby" if keep else "retired", retired_at=now)
+    )
+    _set(connection, generation, status="serving", promoted_at=now, retired_at=None)
     return get(connection, generation)
 
 
 def retire(connection: sa.Connection, generation: str, now: int) -> Generation:
-    """Mark a generation retired, building or serving; return it. One that is retired stays."""
-    if get(connection, generation).status != "retired":
+    """Mark a generation retired, whatever it was; return it. One that is retired or dropped stays."""
+    if get(connection, generation).status not in _ENDED:
         _set(connection, generation, status="retired", retired_at=now)
     return get(connection, generation)
+
+
+def dropped(connection: sa.Connection, generation: str) -> None:
+    """Note that the online store holds nothing of a generation any more."""
+    _set(connection, generation, status="dropped")
+
+
+def _refuse_retired(found: Generation) -> None:
+    if found.status in _ENDED:
+        raise OperatorError(
+            f"Generation '{found.id}' of '{found.set_name}' is retired and cannot serve.",
+            hint=f"Run: featurestore materialize {found.set_name}",
+        )
+
+
+def _same(project: str, set_name: str, state_fingerprint: str, store: str) -> list[sa.ColumnElement[bool]]:
+    return [
+        generations.c.project == project,
+        generations.c.set_name == set_name,
+        generations.c.state_fingerprint == state_fingerprint,
+        generations.c.store == store,
+    ]
 
 
 def serving(

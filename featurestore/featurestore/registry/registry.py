@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore import instants
-from featurestore.registry import generations, records, versions
+from featurestore.registry import generations, heartbeats, records, versions
 from featurestore.registry.database import Database
 from featurestore.registry.generations import Generation
 from featurestore.registry.records import CheckCount, Fit, Ingest, TrainingSet
@@ -55,6 +55,64 @@ class Registry:
         with self._database.write() as connection:
             return versions.apply(connection, project, new, removed, saw, author, self._clock())
 
+    def prepare(
+        self,
+        project: str,
+        new: Sequence[NewVersion],
+        *,
+        saw: Mapping[tuple[str, str], str],
+        author: str = "",
+    ) -> None:
+        """Add versions under the tag `next`, which nothing else has then; `latest` stays as it is.
+
+        `saw` as in `apply`.
+        """
+        with self._database.write() as connection:
+            versions.prepare(connection, project, new, saw, author, self._clock())
+
+    def check_prepared(
+        self, project: str, new: Sequence[NewVersion], *, saw: Mapping[tuple[str, str], str]
+    ) -> None:
+        """Raise OperatorError where `switch` would."""
+        with self._database.read() as connection:
+            versions.refuse_stale(connection, project, saw)
+            versions.refuse_replaced(connection, project, new)
+
+    def switch(
+        self,
+        project: str,
+        new: Sequence[NewVersion],
+        generations_filled: Iterable[str],
+        *,
+        saw: Mapping[tuple[str, str], str],
+        removed: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Point `latest` at the versions that `prepare` added, and let these generations serve, at once.
+
+        What they replace, and what is removed, gets the tag `previous`; nothing else has it then. Raises
+        OperatorError when the project is no longer as the plan saw it, or another has prepared others.
+        """
+        with self._database.write() as connection:
+            now = self._clock()
+            versions.switch(connection, project, new, removed, saw, now)
+            for generation in generations_filled:
+                generations.promote(connection, generation, now)
+
+    def roll_back(
+        self, project: str, names: Sequence[str] = ()
+    ) -> dict[tuple[str, str], tuple[str | None, str]]:
+        """Swap `latest` and `previous` of these names, or of all; return (from, to) by (kind, name).
+
+        Raises RequestError where there is nothing to go back to.
+        """
+        with self._database.write() as connection:
+            return versions.roll_back(connection, project, names, self._clock())
+
+    def pointers(self, project: str) -> dict[tuple[str, str], dict[str, str]]:
+        """Return the fingerprint by tag, `latest` among them, of every (kind, name), as of one moment."""
+        with self._database.read() as connection:
+            return versions.pointers(connection, project)
+
     def resolve(self, project: str, kind: str, reference: str) -> Version:
         """Return the version of `name`, `name@tag`, `name@fingerprint` or a unique prefix of four or more.
 
@@ -99,18 +157,38 @@ class Registry:
                 connection, project, set_name, state_fingerprint, store, cut, self._clock()
             )
 
-    def promote(self, generation: str) -> Generation:
-        """Make it the one that serves, and retire the one that did, at once; return it.
+    def begin_generation(
+        self, project: str, set_name: str, state_fingerprint: str, store: str, cut: Mapping[str, int]
+    ) -> Generation:
+        """Return the generation of the state that is being filled; a new one where there is none."""
+        with self._database.write() as connection:
+            return generations.begin(
+                connection, project, set_name, state_fingerprint, store, cut, self._clock()
+            )
+
+    def follow(self, filled: Iterable[str]) -> None:
+        """Let streams feed these generations, all at once. Raises OperatorError when one is retired."""
+        with self._database.write() as connection:
+            for generation in filled:
+                generations.follow(connection, generation)
+
+    def promote(self, generation: str, *, keep: bool = True) -> Generation:
+        """Let a generation serve; the one that did is standby, or without `keep` retired, at once; return it.
 
         Raises OperatorError when it is retired.
         """
         with self._database.write() as connection:
-            return generations.promote(connection, generation, self._clock())
+            return generations.promote(connection, generation, self._clock(), keep)
 
     def retire(self, generation: str) -> Generation:
         """Mark a generation retired; return it."""
         with self._database.write() as connection:
             return generations.retire(connection, generation, self._clock())
+
+    def mark_dropped(self, generation: str) -> None:
+        """Note that the online store holds nothing of a generation any more."""
+        with self._database.write() as connection:
+            generations.dropped(connection, generation)
 
     def generation(self, generation: str) -> Generation:
         """Return the generation of that id. Raises RequestError when there is none."""
@@ -127,9 +205,31 @@ class Registry:
     def generations(
         self, project: str, set_name: str | None = None, status: str | None = None
     ) -> list[Generation]:
-        """Return generations, oldest first. `status`: building, serving or retired."""
+        """Return generations, oldest first. `status` is as in `featurestore.registry.generations`."""
         with self._database.read() as connection:
             return generations.find(connection, project, set_name, status)
+
+    # Who is at work
+
+    def beat(self, project: str, name: str, holder: str) -> None:
+        """Note that `holder` is at work on `name` now: a stream, or the filling of a generation."""
+        with self._database.write() as connection:
+            heartbeats.beat(connection, project, name, holder, self._clock())
+
+    def rest(self, project: str, name: str, holder: str) -> None:
+        """Note that `holder` works on `name` no more."""
+        with self._database.write() as connection:
+            heartbeats.rest(connection, project, name, holder)
+
+    def heartbeats(self, project: str) -> dict[str, int]:
+        """Return when anyone was last seen at work, by name."""
+        with self._database.read() as connection:
+            return heartbeats.latest(connection, project)
+
+    def forget_heartbeats(self, project: str, before: int) -> None:
+        """Delete what was noted before an instant."""
+        with self._database.write() as connection:
+            heartbeats.forget(connection, project, before)
 
     # Fits, statistics, ingests, training sets
 

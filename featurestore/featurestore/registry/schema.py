@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-VERSION = 2
-"""1, without `checks`, is brought up to date when it is opened."""
+VERSION = 3
+"""1, without `checks`, and 2, without `heartbeats`, are brought up to date when they are opened."""
 
 metadata = sa.MetaData()
 
@@ -105,6 +105,15 @@ generations = sa.Table(
     sa.Column("promoted_at", sa.BigInteger),
     sa.Column("retired_at", sa.BigInteger),
     sa.Index("generations_of_set", "project", "set_name", "state_fingerprint"),
+)
+
+heartbeats = sa.Table(
+    "heartbeats",
+    metadata,
+    _name("project", primary_key=True),
+    _name("name", primary_key=True),
+    _name("holder", primary_key=True),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
 
 fits = sa.Table(

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from featurestore.errors import OperatorError, RequestError, UnknownName, did_you_mean
 from featurestore.registry.schema import objects, pins, tags, versions
+from featurestore.tags import LATEST, NEXT, PREVIOUS
 
 _HEX = re.compile(r"[0-9a-f]+$")
 _TAG = re.compile(r"[a-z][a-z0-9_.-]*$")
@@ -77,6 +78,130 @@ def apply(
 
     Raises OperatorError when the project is no longer as the plan `saw` it.
     """
+    refuse_stale(connection, project, saw)
+    _clear_tag(connection, project, NEXT)
+    for version in new:
+        _insert(connection, project, version, author, now)
+        _move_latest(connection, project, version.kind, version.name, version.fingerprint, now)
+    for kind, name in removed:
+        connection.execute(
+            sa.update(objects)
+            .where(*_equal(objects, {"project": project, "kind": kind, "name": name}))
+            .values(removed_at=now)
+        )
+    return [resolve(connection, project, v.kind, f"{v.name}@{v.fingerprint}") for v in new]
+
+
+def prepare(
+    connection: sa.Connection,
+    project: str,
+    new: Sequence[NewVersion],
+    saw: Mapping[tuple[str, str], str],
+    author: str,
+    now: int,
+) -> None:
+    """Add versions under the tag `next`, which nothing else has then; `latest` stays.
+
+    Raises OperatorError when the project is no longer as the plan `saw` it.
+    """
+    refuse_stale(connection, project, saw)
+    _clear_tag(connection, project, NEXT)
+    for version in new:
+        _insert(connection, project, version, author, now)
+        named = {"project": project, "kind": version.kind, "name": version.name}
+        _put_tag(connection, named, NEXT, version.fingerprint, now)
+
+
+def switch(
+    connection: sa.Connection,
+    project: str,
+    new: Sequence[NewVersion],
+    removed: Sequence[tuple[str, str]],
+    saw: Mapping[tuple[str, str], str],
+    now: int,
+) -> None:
+    """Point `latest` at what `prepare` added, and `previous` at what was replaced or removed.
+
+    Nothing else has these two tags then. Raises OperatorError when the project is no longer as the plan
+    `saw` it, or another has prepared other versions.
+    """
+    refuse_stale(connection, project, saw)
+    refuse_replaced(connection, project, new)
+    _clear_tag(connection, project, NEXT)
+    if new or removed:
+        _clear_tag(connection, project, PREVIOUS)
+    for key in [*((v.kind, v.name) for v in new), *removed]:
+        if key in saw:
+            named = {"project": project, "kind": key[0], "name": key[1]}
+            _put_tag(connection, named, PREVIOUS, saw[key], now)
+    for version in new:
+        _move_latest(connection, project, version.kind, version.name, version.fingerprint, now)
+    for kind, name in removed:
+        connection.execute(
+            sa.update(objects)
+            .where(*_equal(objects, {"project": project, "kind": kind, "name": name}))
+            .values(removed_at=now)
+        )
+
+
+def refuse_replaced(connection: sa.Connection, project: str, new: Sequence[NewVersion]) -> None:
+    """Raise OperatorError unless exactly these versions have the tag `next`."""
+    rows = connection.execute(
+        sa.select(tags.c.kind, tags.c.name, tags.c.fingerprint).where(
+            tags.c.project == project, tags.c.tag == NEXT
+        )
+    )
+    found = {(kind, name): fingerprint for kind, name, fingerprint in rows}
+    if found != {(version.kind, version.name): version.fingerprint for version in new}:
+        raise OperatorError(
+            f"Another apply --promote of project '{project}' has taken over from this one.",
+            hint="Let it finish. Then run: featurestore plan",
+        )
+
+
+def roll_back(
+    connection: sa.Connection, project: str, names: Sequence[str], now: int
+) -> dict[tuple[str, str], tuple[str | None, str]]:
+    """Swap `latest` and `previous` of these names, or of all that have it; return (from, to) of each.
+
+    From None: it was removed, and is there again; then it has no `previous`. Raises RequestError where
+    there is nothing to go back to.
+    """
+    rows = connection.execute(
+        sa.select(tags.c.kind, tags.c.name, tags.c.fingerprint).where(
+            tags.c.project == project, tags.c.tag == PREVIOUS
+        )
+    ).all()
+    known = sorted({row.name for row in rows})
+    for name in names:
+        if name not in known:
+            raise UnknownName(
+                f"'{name}' has no previous version in project '{project}'.",
+                hint=did_you_mean(name, known) if known else "apply --promote leaves one.",
+            )
+    if not rows:
+        raise RequestError(
+            f"There is nothing to roll back in project '{project}'.",
+            hint="apply --promote leaves a previous version, materialize a generation (rollback --repair).",
+        )
+    current = state(connection, project)
+    done: dict[tuple[str, str], tuple[str | None, str]] = {}
+    for kind, name, fingerprint in rows:
+        if names and name not in names:
+            continue
+        named = {"project": project, "kind": kind, "name": name}
+        before = current.get((kind, name))
+        if before is None:
+            remove_tag(connection, project, kind, name, PREVIOUS)
+        else:
+            _put_tag(connection, named, PREVIOUS, before, now)
+        _move_latest(connection, project, kind, name, fingerprint, now)
+        done[kind, name] = (before, fingerprint)
+    return done
+
+
+def refuse_stale(connection: sa.Connection, project: str, saw: Mapping[tuple[str, str], str]) -> None:
+    """Raise OperatorError unless the project is as a plan `saw` it."""
     current = state(connection, project)
     if current != dict(saw):
         changed = sorted(" ".join(key) for key in {*current, *saw} if current.get(key) != saw.get(key))
@@ -84,15 +209,6 @@ def apply(
             f"The plan is stale: {', '.join(changed)} changed in project '{project}' since it was made.",
             hint="Run: featurestore plan, then featurestore apply",
         )
-    for version in new:
-        _insert(connection, project, version, author, now)
-    for kind, name in removed:
-        connection.execute(
-            sa.update(objects)
-            .where(objects.c.project == project, objects.c.kind == kind, objects.c.name == name)
-            .values(removed_at=now)
-        )
-    return [resolve(connection, project, v.kind, f"{v.name}@{v.fingerprint}") for v in new]
 
 
 def _insert(connection: sa.Connection, project: str, version: NewVersion, author: str, now: int) -> None:
@@ -112,10 +228,6 @@ def _insert(connection: sa.Connection, project: str, version: NewVersion, author
                 author=author,
             )
         )
-    latest = {"fingerprint": version.fingerprint, "applied_at": now, "removed_at": None}
-    moved = connection.execute(sa.update(objects).where(*_equal(objects, named)).values(**latest))
-    if moved.rowcount == 0:
-        connection.execute(sa.insert(objects).values(**named, **latest))
     if version.sets or version.fits:
         before = find_pins(connection, project, version.name, version.fingerprint)
         if before is None or (before.sets, before.fits) != (dict(version.sets), dict(version.fits)):
@@ -129,6 +241,29 @@ def _insert(connection: sa.Connection, project: str, version: NewVersion, author
                     created_at=now,
                 )
             )
+
+
+def _move_latest(
+    connection: sa.Connection, project: str, kind: str, name: str, fingerprint: str, now: int
+) -> None:
+    named = {"project": project, "kind": kind, "name": name}
+    latest = {"fingerprint": fingerprint, "applied_at": now, "removed_at": None}
+    moved = connection.execute(sa.update(objects).where(*_equal(objects, named)).values(**latest))
+    if moved.rowcount == 0:
+        connection.execute(sa.insert(objects).values(**named, **latest))
+
+
+def _put_tag(
+    connection: sa.Connection, named: Mapping[str, str], tag: str, fingerprint: str, now: int
+) -> None:
+    key = {**named, "tag": tag}
+    values = {"fingerprint": fingerprint, "moved_at": now}
+    if connection.execute(sa.update(tags).where(*_equal(tags, key)).values(**values)).rowcount == 0:
+        connection.execute(sa.insert(tags).values(**key, **values))
+
+
+def _clear_tag(connection: sa.Connection, project: str, tag: str) -> None:
+    connection.execute(sa.delete(tags).where(*_equal(tags, {"project": project, "tag": tag})))
 
 
 def find_pins(connection: sa.Connection, project: str, name: str, fingerprint: str) -> Pins | None:
@@ -154,7 +289,7 @@ def resolve(connection: sa.Connection, project: str, kind: str, reference: str) 
     ).first()
     if latest is None:
         raise _unknown(connection, project, kind, name)
-    if pointer in ("", "latest"):
+    if pointer in ("", LATEST):
         if latest.removed_at is not None:
             raise UnknownName(
                 f"{kind} '{name}' was removed from project '{project}'.",
@@ -181,7 +316,7 @@ def resolve(connection: sa.Connection, project: str, kind: str, reference: str) 
     names = connection.execute(sa.select(tags.c.tag).where(*_equal(tags, named))).scalars()
     raise UnknownName(
         f"{kind} '{name}' has no tag or version '{pointer}' in project '{project}'.",
-        hint=did_you_mean(pointer, ["latest", *names, *(fingerprint[:12] for fingerprint in fingerprints)]),
+        hint=did_you_mean(pointer, [LATEST, *names, *(fingerprint[:12] for fingerprint in fingerprints)]),
     )
 
 
@@ -214,13 +349,24 @@ def history(connection: sa.Connection, project: str, kind: str | None, name: str
     return [Version(*row) for row in rows]
 
 
+def pointers(connection: sa.Connection, project: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the fingerprint by tag, `latest` among them, of every (kind, name)."""
+    found = {key: {LATEST: fingerprint} for key, fingerprint in state(connection, project).items()}
+    rows = connection.execute(
+        sa.select(tags.c.kind, tags.c.name, tags.c.tag, tags.c.fingerprint).where(tags.c.project == project)
+    )
+    for kind, name, tag, fingerprint in rows:
+        found.setdefault((kind, name), {})[tag] = fingerprint
+    return found
+
+
 def find_tags(connection: sa.Connection, project: str, kind: str, name: str) -> dict[str, str]:
     """Return the fingerprint by tag, `latest` among them unless the object was removed."""
     named = {"project": project, "kind": kind, "name": name}
     rows = connection.execute(sa.select(tags.c.tag, tags.c.fingerprint).where(*_equal(tags, named)))
     found = {row.tag: row.fingerprint for row in rows}
     current = state(connection, project).get((kind, name))
-    return found if current is None else {"latest": current, **found}
+    return found if current is None else {LATEST: current, **found}
 
 
 def move_tag(
@@ -230,17 +376,16 @@ def move_tag(
 
     Raises RequestError on an unknown reference, and on a tag that is `latest` or reads as a fingerprint.
     """
-    if tag == "latest" or not _TAG.match(tag) or _HEX.match(tag):
+    if tag in (LATEST, NEXT) or not _TAG.match(tag) or _HEX.match(tag):
         raise RequestError(
             f"'{tag}' cannot be a tag.",
-            hint="Use lower-case letters, digits, '_', '.', '-'; not `latest`, which moves with apply, "
-            "nor letters a to f and digits alone, which read as a fingerprint.",
+            hint="Use lower-case letters, digits, '_', '.', '-'; not `latest` or `next`, which move with "
+            "apply, nor letters a to f and digits alone, which read as a fingerprint.",
         )
     version = resolve(connection, project, kind, reference)
-    key = {"project": project, "kind": kind, "name": version.name, "tag": tag}
-    values = {"fingerprint": version.fingerprint, "moved_at": now}
-    if connection.execute(sa.update(tags).where(*_equal(tags, key)).values(**values)).rowcount == 0:
-        connection.execute(sa.insert(tags).values(**key, **values))
+    _put_tag(
+        connection, {"project": project, "kind": kind, "name": version.name}, tag, version.fingerprint, now
+    )
     return version
 
 

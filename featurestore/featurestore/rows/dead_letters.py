@@ -66,8 +66,15 @@ def payloads(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     """Return the bytes of each row: as received where there, else its columns as a JSON object."""
     if PAYLOAD in frame.columns:
         return frame[PAYLOAD]
-    present = frame.select(column for column in columns if column in frame.columns)
+    present = frame.select(_with_all_floats(frame[name]) for name in columns if name in frame.columns)
     return pl.Series(PAYLOAD, [_encode(row) for row in present.iter_rows(named=True)], dtype=pl.Binary)
+
+
+def _with_all_floats(column: pl.Series) -> pl.Series:
+    """Return the column; as text where it has floats that JSON cannot say, such as NaN."""
+    if column.dtype.is_float() and not column.is_finite().fill_null(True).all():
+        return column.cast(pl.String)
+    return column
 
 
 def _encode(row: dict[str, Any]) -> bytes:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import polars as pl
@@ -46,8 +46,16 @@ _NO_DOCUMENT = "\ufffd"
 
 
 def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the batch's readable records as a frame for `door.admit`, and dead letters of the rest."""
+    """Return the batch's readable records as a frame for `door.admit`, and dead letters of the rest.
+
+    They are JSON, unless the stream's format is another.
+    """
     records = batch.records
+    decoder = None
+    if source.stream is not None and source.stream.get("format") == "avro":
+        from featurestore.rows import avro_messages
+
+        decoder = avro_messages.decoder(source)
     return decode_payloads(
         source,
         [record.value for record in records],
@@ -59,6 +67,7 @@ def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.Dat
             }
         ),
         stream_epoch(source),
+        decoder,
     )
 
 
@@ -79,14 +88,34 @@ def _epoch(half: dict[str, Any] | None) -> str | None:
     return None if epoch is None else str(epoch)
 
 
+class Decoder(Protocol):
+    """Reads payloads of one format."""
+
+    errors: tuple[type[Exception], ...]
+
+    def parse(self, payload: bytes) -> Any:
+        """Return a payload's row. Raises one of `errors`."""
+
+    def explain(self, payload: bytes) -> tuple[Any, str, str]:
+        """Return the row where its values fit after all, else None; then the reason's code and message."""
+
+    def column(self, rows: Sequence[Any], index: int) -> pl.Series:
+        """Return one column of the rows, in a type that the door casts."""
+
+
 def decode_payloads(
-    source: SourcePlan, payloads: Sequence[bytes | None], system: pl.DataFrame, epoch: str | None
+    source: SourcePlan,
+    payloads: Sequence[bytes | None],
+    system: pl.DataFrame,
+    epoch: str | None,
+    decoder: Decoder | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return a frame of the payloads that could be read, beside their row of `system`, and dead letters.
 
-    The frame has the schema's columns, those of `system`, and `__payload`.
+    The frame has the schema's columns, those of `system`, and `__payload`. Without a decoder, they are JSON.
     """
-    decoder = _decoder(source.schema, epoch)
+    decoder = decoder or _decoder(source.schema, epoch)
+    errors = decoder.errors
     rows: list[Any] = []
     kept: list[int] = []
     refused: list[tuple[int, str, str]] = []
@@ -101,7 +130,7 @@ def decode_payloads(
             try:
                 rows.append(parse(payload))
                 kept.append(place)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except errors:
                 row, code, message = decoder.explain(payload)
                 if row is None:
                     refused.append((place, code, message))
@@ -135,6 +164,8 @@ def _letters(
 
 class _Decoder:
     """A struct type of a schema: parses payloads, explains what does not parse, builds columns."""
+
+    errors: tuple[type[Exception], ...] = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
     def __init__(self, schema: Sequence[Field], epoch: str | None) -> None:
         self.schema = tuple(schema)
@@ -174,7 +205,7 @@ class _Decoder:
             values.append(fitted)
         return self.struct(*values), "", ""
 
-    def column(self, rows: Iterable[Any], index: int) -> pl.Series:
+    def column(self, rows: Sequence[Any], index: int) -> pl.Series:
         """Return one column of the decoded rows, in a type that the door casts."""
         field = self.schema[index]
         return _series(field.name, list(map(self.getters[index], rows)), field.type, self.epoch)

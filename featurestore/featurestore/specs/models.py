@@ -16,10 +16,13 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     Tag,
+    model_serializer,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from featurestore.errors import SpecError
 from featurestore.instants import parse_duration
@@ -33,7 +36,7 @@ OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer"
 """Told of every declaration that comes into being; the loader of Python files notes lines with it."""
 
 
-def _duration(text: str, word: str | None = None) -> str:
+def duration_or(text: str, word: str | None = None) -> str:
     """Return `text`, a duration or else `word`. Raises ValueError."""
     if text == word:
         return text
@@ -46,11 +49,11 @@ def _duration(text: str, word: str | None = None) -> str:
 
 
 def _history(text: str) -> str:
-    return _duration(text, "all")
+    return duration_or(text, "all")
 
 
 def _window(text: str) -> str:
-    return _duration(text, LIFETIME)
+    return duration_or(text, LIFETIME)
 
 
 def _type(text: str) -> str:
@@ -84,7 +87,7 @@ Duration = Annotated[
     Field(
         json_schema_extra={"pattern": r"^(\d+(us|ms|s|m|h|d|w))+$", "examples": ["90s", "2h", "1d12h", "14d"]}
     ),
-    AfterValidator(_duration),
+    AfterValidator(duration_or),
 ]
 WindowText = Annotated[
     str,
@@ -197,10 +200,29 @@ class StreamHalf(Model):
 
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     """The topic's name."""
-    format: Literal["json"] = "json"
-    """How a message is written: one JSON object."""
+    format: Literal["json", "avro"] = "json"
+    """How a message is written: one JSON object, or one Avro record."""
+    schema_: Annotated[str | None, Field(alias="schema")] = None
+    """The Avro schema's file, `payments.avsc`; relative paths begin at the project's folder."""
+    start: str = "earliest"
+    """Where a topic that was never read begins: `earliest`, `latest`, or an instant of the broker's time."""
     options: dict[str, Any] = {}
-    """Options of the reader."""
+    """Options of the reader: `epoch`, `framing`, and properties of the topic's client."""
+    definition: SkipJsonSchema[str | None] = None
+    """The Avro schema, as an applied version holds it; nobody writes this."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> StreamHalf:
+        if (self.format == "avro") != (self.schema_ is not None):
+            raise ValueError("format: avro needs schema:, its file, and no other format takes one.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return what differs from the defaults of fields that came later: old versions stay the same."""
+        data: dict[str, Any] = handler(self)
+        later = {"schema": None, "schema_": None, "start": "earliest", "definition": None}
+        return {name: value for name, value in data.items() if name not in later or value != later[name]}
 
 
 _Columns = Annotated[

@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, StrictBool, ValidationError
+from pydantic import AfterValidator, Field, StrictBool, ValidationError
 from pydantic_core import ErrorDetails
 
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.specs.documents import read_documents
-from featurestore.specs.models import Duration, Model, Name
+from featurestore.specs.models import Duration, Model, Name, duration_or
 from featurestore.specs.origins import KeyPath, Origin, shown
 from featurestore.specs.problems import Problems
 from featurestore.specs.validation import explain, validate
@@ -84,6 +84,39 @@ class StreamConfig(Section):
     """Properties of Kafka's client, such as `security.protocol`, or options of another kind."""
 
 
+class CommitConfig(Model):
+    """When a stream commits what it has read to the offline tables: whichever of the two comes first.
+
+    A stream that dies reads again what it had not committed, and nothing counts twice.
+    """
+
+    every: Duration | None = None
+    """How long rows may wait; default, 60s."""
+    rows: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """How many rows may wait; default, 250000."""
+
+
+def _kept(text: str) -> str:
+    return duration_or(text, "forever")
+
+
+def _interval(text: str) -> str:
+    return duration_or(text, "never")
+
+
+class UpkeepConfig(Model):
+    """What running streams, and `featurestore upkeep`, do about old data and small files."""
+
+    every: Annotated[str, AfterValidator(_interval)] = "1h"
+    """How often a running stream does it, beside its work: a duration, or `never`."""
+    compact: StrictBool = True
+    """Whether the offline tables' closed days are rewritten into few sorted files."""
+    landing: Annotated[str, AfterValidator(_kept)] = "forever"
+    """How long streams' rows stay in landing after they became known: a duration, or `forever`."""
+    dead_letters: Annotated[str, AfterValidator(_kept)] = "90d"
+    """How long dead letters stay: a duration, or `forever`."""
+
+
 class Profile(Model):
     """What differs under a profile. A section with another `kind` replaces the section, else they merge."""
 
@@ -92,6 +125,7 @@ class Profile(Model):
     offline: OfflineConfig | None = None
     online: OnlineConfig | None = None
     stream: StreamConfig | None = None
+    upkeep: UpkeepConfig | None = None
 
 
 class ProjectConfig(Model):
@@ -104,6 +138,8 @@ class ProjectConfig(Model):
     offline: OfflineConfig = OfflineConfig()
     online: OnlineConfig = OnlineConfig()
     stream: StreamConfig = StreamConfig()
+    commit: CommitConfig = CommitConfig()
+    upkeep: UpkeepConfig = UpkeepConfig()
     profiles: dict[str, Profile] = Field(default_factory=dict)
     """Variants by name, chosen with `--profile` or FEATURESTORE_PROFILE."""
 

@@ -55,10 +55,16 @@ def digest(reference: str) -> str:
     return hashlib.sha256(source.encode()).hexdigest()
 
 
+class FunctionChanged(OperatorError):
+    """A version whose Python function is no longer there as it was."""
+
+    code = "function_changed"
+
+
 def check(function: str, expected: str) -> None:
-    """Raise OperatorError where a function is not the one that a version was applied with."""
+    """Raise FunctionChanged where a function is not the one that a version was applied with."""
     if digest(function) != expected:
-        raise OperatorError(
+        raise FunctionChanged(
             f"The module of '{function}' is not the one that this version was applied with.",
             hint="Run featurestore apply for a new version, or restore the module;"
             " projects in one process must not share a module's name.",

@@ -43,6 +43,11 @@ def folder(root: Path) -> Iterator[None]:
         _FOLDER.reset(token)
 
 
+def root() -> Path:
+    """Return where relative paths begin."""
+    return _FOLDER.get() or Path()
+
+
 def read(
     name: str, on: Sequence[Key], columns: Sequence[str] | None, types: Mapping[str, str]
 ) -> tuple[tuple[Field, ...], Table]:
@@ -109,13 +114,18 @@ def kept(text: str) -> tuple[tuple[DataType, ...], tuple[Field, ...], Table]:
 
 
 def without_rows(declaration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored declaration as it was written, without the rows of its tables."""
+    """Return a stored declaration as it was written, without the rows of its tables and its Avro schema."""
     steps = [
         {name: {k: v for k, v in parameters.items() if k != "data"} if name == "join" else parameters}
         for step in declaration.get("steps", ())
         for name, parameters in step.items()
     ]
-    return {**declaration, "steps": steps} if "steps" in declaration else dict(declaration)
+    written = {**declaration, "steps": steps} if "steps" in declaration else dict(declaration)
+    if isinstance(half := written.get("stream"), dict):
+        written["stream"] = {k: v for k, v in half.items() if k != "definition"}
+    if isinstance(source := written.get("source"), dict):
+        written["source"] = without_rows(source)
+    return written
 
 
 def _table(
@@ -145,7 +155,7 @@ def _restored(value: Any, kind: DataType) -> Any:
 def _frame(name: str) -> pl.DataFrame:
     import polars as pl
 
-    path = (_FOLDER.get() or Path()) / name
+    path = root() / name
     if path.suffix not in (".csv", ".parquet"):
         raise SpecError(f"'{name}' is no table.", hint="Give a .csv or a .parquet file.")
     try:
