@@ -472,7 +472,7 @@ class KafkaReader:
         """Fetch from where we are; the broker is asked whether what we read before that is still there."""
         known = [epoch for offset, epoch in self._stream.epochs.get(self._number, ()) if offset < self._next]
         place = TopicPartition(
-            self._stream.topic, self._number, self._next, leader_epoch=known[-1] if known else None
+            self._stream.topic, self._number, self._next, leader_epoch=known[-1] if known else -1
         )
         self._consumer.assign([place])
 
@@ -549,8 +549,8 @@ class KafkaReader:
             self._check(*self._watermarks())
             if "truncation" in error.str():
                 raise OperatorError(
-                    f"{self.partition} was truncated before {self._next}: other records stand where some did that"
-                    f" were applied ({error.str()}).",
+                    f"{self.partition} was truncated before {self._next}: other records stand where"
+                    f" some did that were applied ({error.str()}).",
                     hint="Restore the topic, or apply the source again so that it starts from the new one.",
                 )
             raise StoreUnavailable(
