@@ -154,6 +154,7 @@ class _Jobs:
         self._job: Any = None
         self._looked = time.monotonic()
         self._beaten = 0.0
+        self._is_alone = False
 
     def job(self) -> Any:
         """Return the job of the source's live sets and their generations."""
@@ -192,14 +193,27 @@ class _Jobs:
         topic.show_applied(applied, f"{environment.project}-{self._source}")
 
     def changed(self) -> bool:
-        """Tell whether versions or generations changed since the job was made; looks now and then."""
+        """Tell whether versions or generations changed since the job was made; looks now and then.
+
+        While the registry does not answer, nothing is known to have changed: the stream goes on.
+        """
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return False
-        self._looked = now
-        if now - self._beaten > BEAT_SECONDS:
-            self._beat()
-        return not self.is_current()
+        try:
+            if now - self._beaten > BEAT_SECONDS:
+                self._beat()
+            is_current = self.is_current()
+        except OperatorError as error:
+            if not self._is_alone:
+                log.warning("%s Stream '%s' goes on with what it knew.", error, self._source)
+            self._is_alone, is_current = True, True
+        else:
+            if self._is_alone:
+                log.warning("The registry answers again, to stream '%s'.", self._source)
+            self._is_alone = False
+        self._looked = time.monotonic()
+        return not is_current
 
     def is_current(self) -> bool:
         """Tell whether the job that was made last feeds all that is to be fed now."""

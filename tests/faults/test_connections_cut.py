@@ -145,8 +145,8 @@ def test_a_stream_whose_connections_are_cut_again_and_again(
 ) -> None:
     """Reset, half closed, silent and slow, at random bytes, while a stream writes and a reader asks."""
     rng = random.Random(5)
-    cuts = 400 if LONG else 12
-    made, visited = shop.make_log(13, 80 + (4000 if LONG else 300))
+    cuts = 200 if LONG else 12
+    made, visited = shop.make_log(13, 80 + (1200 if LONG else 300))
     history, paid = made[:80], made[80:]
     each = len(paid) // cuts
     server = start_server()

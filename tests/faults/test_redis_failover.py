@@ -29,6 +29,7 @@ redis = pytest.importorskip("redis", reason="redis-py is not installed")
 pytestmark = pytest.mark.redis
 
 FAILOVERS = 25 if LONG else 2
+EACH = 24
 _SECONDS = 60.0
 
 
@@ -77,10 +78,10 @@ def test_a_replica_that_lags_is_promoted(
     writing to the old primary until that one ends.
     """
     rng = random.Random(zombie)
-    paid, visited = shop.make_log(31, 100 + FAILOVERS * 60)
+    paid, visited = shop.make_log(31, 100 + FAILOVERS * EACH)
     at_once = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
     primary, replica = start_server(arguments=at_once), start_server(arguments=at_once)
-    each, lost, written_to_zombies = 60, 0, 0
+    lost = written_to_zombies = 0
     with proxied(primary.port) as front, proxied(primary.port) as link:
         root = prepare(tmp_path, f"redis://127.0.0.1:{front.port}", paid[:100])
         follow(replica, link, primary)
@@ -94,8 +95,8 @@ def test_a_replica_that_lags_is_promoted(
             send(store, "visits", visited)
             caught_up(store)
             for number in range(FAILOVERS):
-                part = paid[100 + number * each :][:each]
-                half = rng.randint(20, 40)
+                part = paid[100 + number * EACH :][:EACH]
+                half = rng.randint(8, 16)
                 before = lagging(store, primary, link, lambda part=part[:half]: send(store, "payments", part))
                 lost += offset(primary) - before
                 if zombie == "dead":
