@@ -16,11 +16,13 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from faults.conftest import Measured
 from faults.scale import LONG
 from faults.scheduler import Line, Trace, Turn, explore, parse
+from faults.stores import PointedOnline
 from faults.world import World, world
 
 from featurestore_connectors.embedded import EmbeddedServer
@@ -127,6 +129,27 @@ def drawn(seed: int) -> tuple[list[str], Line]:
     return names, tuple(
         Turn(rng.choice(names), rng.randint(1, 25), rng.random() < deaths) for _ in range(turns)
     )
+
+
+def test_without_the_comparison_of_revisions_rows_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shows that these schedules do find what the protocol prevents."""
+
+    def write(self: PointedOnline, generation: str, writes: Sequence[Any]) -> list[bool]:
+        self._point("write", generation, True)
+        states = self._store.shards(generation, [shard for shard, *_ in writes])
+        now = [(w[0], state.revision, *w[2:]) for w, state in zip(writes, states, strict=True)]
+        return self._store.write(generation, now)
+
+    monkeypatch.setattr(PointedOnline, "write", write)
+
+    def ingest_and_drain() -> None:
+        with world("positions", "fed") as made:
+            for points in range(28, 18, -1):  # among them the one between its reading and its writing
+                line = (Turn("ingest", points), Turn("drain"), Turn("ingest"))
+                attempt(made, ["ingest", "drain"], line, Tally())
+
+    with pytest.raises(AssertionError, match=r"no prefix|is at"):
+        ingest_and_drain()
 
 
 @pytest.mark.redis
