@@ -38,8 +38,13 @@ def send(store: FeatureStore, source: str, rows: Sequence[Row]) -> None:
     topic.append([(None, shop.message(source, row)) for row in rows])
 
 
-def sent(store: FeatureStore, source: str) -> list[Row]:
-    """Return all rows of a source's topic, with the times at which the broker took them."""
+def sent(
+    store: FeatureStore, source: str, is_row: Callable[[bytes | None], bool] = lambda value: True
+) -> list[Row]:
+    """Return all rows of a source's topic, with the times at which the broker took them.
+
+    Messages that are no rows (by `is_row`) are passed over.
+    """
     topic = store.environment.stream(store.catalog.source(source))
     rows = []
     for partition in topic.partitions():
@@ -50,6 +55,8 @@ def sent(store: FeatureStore, source: str) -> list[Row]:
             if batch is not None:
                 reached = batch.next_sequence
                 for record in batch.records:
+                    if not is_row(record.value):
+                        continue
                     assert record.value is not None
                     rows.append(shop.said(source, record.value) | {"__ingest_time": record.time})
         reader.close()
@@ -126,6 +133,11 @@ class Stream:
             self._moved.clear()
             assert time.monotonic() < deadline, f"{self.records()} of {count} records came through"
 
+    def await_end(self) -> None:
+        """Return once it has ended by itself."""
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive(), "the stream does not end"
+
     def await_that(self, holds: Callable[[], bool]) -> None:
         """Return once a condition holds, while the stream runs."""
         deadline = time.monotonic() + WAIT_SECONDS
@@ -154,13 +166,20 @@ def streaming(root: Path, engine: str, **options: Any) -> Iterator[Stream]:
         running.stop()
 
 
-def check(store: FeatureStore, ingested: Sequence[Row] = (), *, seed: int = 0, sample: int = 12) -> int:
+def check(
+    store: FeatureStore,
+    ingested: Sequence[Row] = (),
+    *,
+    seed: int = 0,
+    sample: int = 12,
+    is_row: Callable[[bytes | None], bool] = lambda value: True,
+) -> int:
     """Compare every set's offline rows, and the online state of every entity, with the oracle's.
 
-    `ingested` are payments that came by batch, `sample` how many instants are asked per entity. Returns
-    how many values were compared.
+    `ingested` are payments that came by batch, `sample` how many instants are asked per entity, `is_row`
+    what of a topic's messages is a row. Returns how many values were compared.
     """
-    paid, visited = [*ingested, *sent(store, "payments")], sent(store, "visits")
+    paid, visited = [*ingested, *sent(store, "payments", is_row)], sent(store, "visits", is_row)
     judge = Judge(paid, visited)
     for name in shop.SETS:
         assert _offline(store, name) == _expected(judge.rows[name]), f"the rows of {name} are others"

@@ -70,8 +70,7 @@ class _Beginning:
             snapshot = self._landing.snapshot()
             known = self._landing.positions(snapshot)
             decided = self._decide(known, start or self._start, is_accepted)
-            # Nothing is skipped where all begin at 0, which is what a table without a position says.
-            if not decided or (self._start == EARLIEST and not is_accepted):
+            if not decided:
                 break
             marks = {tables.begun(name): sequence for name, sequence in decided.items()}
             rows = _empty(self._source).to_arrow()

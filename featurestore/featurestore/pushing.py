@@ -29,6 +29,7 @@ from featurestore.keys import cast_key, encode_key, shard_of
 from featurestore.online.requests import cast_row
 from featurestore.online.writer import decode_positions
 from featurestore.plans import SetPlan, SourcePlan
+from featurestore.rows.avro_writing import encode, is_avro
 from featurestore.rows.identity import event_id
 from featurestore.steps.rows import compile_each
 
@@ -95,12 +96,13 @@ def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]
             if isinstance(payload, Refused):
                 raise payload
             row = admit_one(plan, payload)
+            message = message_of(plan, payload)
         except RequestError as error:
             report.refused.append({"index": index, "code": error.code, "message": error.message})
             continue
         part.indexes.append(index)
         part.rows.append(row)
-        part.messages.append(message_of(plan, row, payload))
+        part.messages.append(message)
         size += len(payload)
         if len(part.rows) == _PART_EVENTS or size >= _PART_BYTES:
             part.end = index + 1
@@ -111,10 +113,17 @@ def _parts(plan: SourcePlan, events: Any, report: PushReport) -> Iterator[_Part]
         yield part
 
 
-def message_of(plan: SourcePlan, row: Row, payload: bytes) -> bytes:
-    """Return an admitted event as its stream carries it."""
-    del plan, row
-    return payload
+def message_of(plan: SourcePlan, payload: bytes) -> bytes:
+    """Return an admitted event's JSON as its stream carries it. Raises Refused where its format cannot."""
+    if not is_avro(plan):
+        return payload
+    try:
+        message = encode(plan, _decode(payload))
+    except RequestError as error:
+        raise Refused("bad_type", error.message) from None
+    if len(message) > plan.max_bytes:
+        raise Refused("too_large", f"{len(message)} bytes are more than max_bytes: {plan.max_bytes}")
+    return message
 
 
 def _append(stream: StreamSource, part: _Part, report: PushReport) -> list[Place | None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from threading import Event
 
 from featurestore import instants
 from featurestore.contracts import StreamReader, StreamSource
+from featurestore.errors import FeatureStoreError, StoreUnavailable
 from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
     Counts,
@@ -60,7 +62,14 @@ class Loop:
             self.counts.progress.begin(partition, start)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the readers. What was read before an error that ends the stream is committed all the same.
+
+        It is online already, and the topic may be gone.
+        """
+        if isinstance(error, FeatureStoreError) and not isinstance(error, StoreUnavailable):
+            with suppress(FeatureStoreError):
+                self._offline.flush()
         for reader in self._readers:
             reader.close()
 

@@ -307,8 +307,9 @@ class OfflineSink:
         if done:
             started = time.perf_counter()
             for name, table in self._tables.items():
-                self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
-                self._waiting[name] = []
+                if self._waiting[name]:  # else an earlier attempt came so far
+                    self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
+                    self._waiting[name] = []
             self._positions = {}
             seconds = time.perf_counter() - started
             self._counts.observe("commit_seconds", seconds)
