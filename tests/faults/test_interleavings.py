@@ -14,14 +14,18 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from faults.conftest import Measured
 from faults.scale import LONG
 from faults.scheduler import Line, Trace, Turn, explore, parse
+from faults.stores import PointedOnline
 from faults.world import World, world
+
+from featurestore_connectors.embedded import EmbeddedServer
 
 SEEDS = 4000 if LONG else 16
 VERBS = ("ingest", "materialize", "compact", "stream")
@@ -127,14 +131,66 @@ def drawn(seed: int) -> tuple[list[str], Line]:
     )
 
 
+def test_without_the_comparison_of_revisions_rows_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shows that these schedules do find what the protocol prevents."""
+
+    def write(self: PointedOnline, generation: str, writes: Sequence[Any]) -> list[bool]:
+        self._point("write", generation, True)
+        states = self._store.shards(generation, [shard for shard, *_ in writes])
+        now = [(w[0], state.revision, *w[2:]) for w, state in zip(writes, states, strict=True)]
+        return self._store.write(generation, now)
+
+    monkeypatch.setattr(PointedOnline, "write", write)
+
+    def ingest_and_drain() -> None:
+        with world("positions", "fed") as made:
+            for points in range(28, 18, -1):  # among them the one between its reading and its writing
+                line = (Turn("ingest", points), Turn("drain"), Turn("ingest"))
+                attempt(made, ["ingest", "drain"], line, Tally())
+
+    with pytest.raises(AssertionError, match=r"no prefix|is at"):
+        ingest_and_drain()
+
+
+@pytest.mark.redis
+def test_any_of_them_on_redis(start_server: Callable[..., EmbeddedServer], measured: Measured) -> None:
+    """The same actors on the store whose shards are written one by one."""
+    redis = pytest.importorskip("redis")
+    tally = Tally()
+    server = start_server()
+    for number, state in enumerate(("fed", "edited")):
+        online = {"kind": "redis", "url": server.url, "prefix": f"world{number}"}
+        with world("positions", state, online) as made:
+            for seed in range(10_000, 10_000 + SEEDS // 8):
+                with redis.Redis.from_url(server.url) as client:
+                    client.flushall()
+                made.prepare(state)
+                names, line = drawn(seed)
+                attempt(made, names, line, tally)
+    report(measured, "random schedules on Redis", tally)
+
+
 @pytest.mark.skipif(not LONG, reason="hours: FEATURESTORE_FAULTS=long")
 class TestAtLength:
-    """More of the same."""
+    """More of the same: two preemptions, three at once, death beside others."""
 
     @pytest.mark.parametrize("kind", ["positions", "ids"])
     @pytest.mark.parametrize("names", list(itertools.combinations(ALL, 2)), ids="-".join)
     def test_two_of_all_at_once(self, names: Sequence[str], kind: str, measured: Measured) -> None:
-        report(measured, f"{' and '.join(names)}, one preemption ({kind})", trial(kind, "fed", names, 1))
+        report(measured, f"{' and '.join(names)}, one preemption ({kind})", trial(kind, "edited", names, 1))
+
+    @pytest.mark.parametrize("names", list(itertools.combinations(VERBS, 2)), ids="-".join)
+    def test_two_at_once_interrupted_twice(self, names: Sequence[str], measured: Measured) -> None:
+        report(measured, f"{' and '.join(names)}, two preemptions", trial("positions", "fed", names, 2))
+
+    @pytest.mark.parametrize("names", list(itertools.combinations((*VERBS, "look"), 3)), ids="-".join)
+    def test_three_at_once(self, names: Sequence[str], measured: Measured) -> None:
+        report(measured, f"{', '.join(names)}, one preemption", trial("positions", "fed", names, 1))
+
+    @pytest.mark.parametrize("names", list(itertools.combinations(ALL[:6], 2)), ids="-".join)
+    def test_one_of_two_dies_at_any_point(self, names: Sequence[str], measured: Measured) -> None:
+        tally = trial("positions", "edited", names, 1, crashes=True)
+        report(measured, f"{' and '.join(names)}: one dies at every point, and starts again", tally)
 
 
 @pytest.mark.skipif(not AGAIN, reason="set FEATURESTORE_SCHEDULE to run a schedule again")

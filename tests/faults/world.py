@@ -196,8 +196,9 @@ class World:
             self._stores.append(store)
             environment = store.environment
             point_registry(environment.registry, actor)
-            source = environment.stream(store.catalog.source("clicks"))
-            environment._streams["clicks"] = PointedStream(source, actor, "clicks")  # type: ignore[assignment]
+            environment.stream(store.catalog.source("clicks"))
+            [(key, topic)] = environment._streams.items()
+            environment._streams[key] = PointedStream(topic, actor, "clicks")  # type: ignore[assignment]
             environment.__dict__["online"] = PointedOnline(environment.online, actor)
             with acting(actor):
                 body(store, actor)
@@ -222,16 +223,19 @@ class World:
         store.compact()
 
     def _drain(self, store: FeatureStore, _: Actor) -> None:
-        owed = {row["n"] for _, row in self._log(store.environment._streams["clicks"]._source) if row}
+        owed = {row["n"] for _, row in self._log(self._topic(store)._source) if row}
         store.drain()
         self.owed |= owed
 
     def _stream(self, store: FeatureStore, _: Actor) -> None:
         """A stream that looks for new generations after every step, and stops after a few."""
         jobs = streaming._Jobs(store, "clicks", extension("engines", "local"), is_running=True)
-        topic = store.environment._streams["clicks"]
+        topic = self._topic(store)
         local.run(jobs.job, topic, _StopsAfter(4), changed=jobs.changed, counts=local.Counts())
         jobs.rest()
+
+    def _topic(self, store: FeatureStore) -> Any:
+        return store.environment.stream(store.catalog.source("clicks"))
 
     def _push(self, store: FeatureStore, _: Actor) -> None:
         assert not store.push("clicks", PUSHED).refused

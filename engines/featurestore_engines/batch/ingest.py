@@ -153,20 +153,8 @@ class Ingest:
             )
 
     def _consume(self, source: BatchSource, item: BatchInput, report: IngestReport) -> None:
-        position = tables.input_position(item.digest)
-        done = self._table.position(self._table.snapshot(), position)
-        for chunk in self._chunks(source, item, done):
-            if self._commit(item, chunk, done):
-                report.rows_read += chunk.consumed - done
-                report.rows_written += chunk.rows.height
-                for name, number in chunk.counts.items():
-                    report.count(name, number)
-                report.check(chunk.checks)
-                if self._on_checks is not None and chunk.checks:
-                    self._on_checks(chunk.consumed - done, chunk.checks)
-                if self._on_rows is not None:
-                    self._on_rows(chunk.rows)
-            done = chunk.consumed
+        while not self._bring(source, item, report):
+            pass  # another run is in the midst of it: on from where that one is
         finished = {tables.input_done(item.digest): 1, tables.input_name(item.name): _stamp(item)}
         while True:
             snapshot = self._table.snapshot()
@@ -179,6 +167,29 @@ class Ingest:
                 written = self._table.append(snapshot, _no_rows(self._table, snapshot), finished)
             if written is not None:
                 return
+
+    def _bring(self, source: BatchSource, item: BatchInput, report: IngestReport) -> bool:
+        """Commit the rest of an input; False where another run is at a row within one of our chunks.
+
+        Chunks end where they ended before, unless another release, or another clock, refuses other rows.
+        """
+        done = self._table.position(self._table.snapshot(), tables.input_position(item.digest))
+        for chunk in self._chunks(source, item, done):
+            reached = self._commit(item, chunk, done)
+            if reached is not None and reached != chunk.consumed:
+                return False
+            if reached is None:
+                report.rows_read += chunk.consumed - done
+                report.rows_written += chunk.rows.height
+                for name, number in chunk.counts.items():
+                    report.count(name, number)
+                report.check(chunk.checks)
+                if self._on_checks is not None and chunk.checks:
+                    self._on_checks(chunk.consumed - done, chunk.checks)
+                if self._on_rows is not None:
+                    self._on_rows(chunk.rows)
+            done = chunk.consumed
+        return True
 
     def _chunks(self, source: BatchSource, item: BatchInput, done: int) -> Iterator[_Chunk]:
         """Yield the input's rows from number `done` on, transformed, some `COMMIT_ROWS` at a time."""
@@ -220,14 +231,15 @@ class Ingest:
             counts[code] = number
         return _Chunk(start + frame.height, done.rows, dead, counts, done.checks)
 
-    def _commit(self, item: BatchInput, chunk: _Chunk, done: int) -> bool:
-        """Commit a chunk that starts at row `done`; False where another run has committed it meanwhile."""
+    def _commit(self, item: BatchInput, chunk: _Chunk, done: int) -> int | None:
+        """Commit a chunk that starts at row `done`; where another run has come further, return how far."""
         self._bury(item, chunk)
         position = tables.input_position(item.digest)
         while True:
             snapshot = self._table.snapshot()
-            if self._table.position(snapshot, position) > done:
-                return False
+            reached = self._table.position(snapshot, position)
+            if reached > done:
+                return reached
             start = self._table.position(snapshot, tables.BATCH)
             end = start + chunk.rows.height
             rows = chunk.rows.with_columns(
@@ -236,7 +248,7 @@ class Ingest:
             )
             positions = {tables.BATCH: end, position: chunk.consumed}
             if self._table.append(snapshot, rows.to_arrow(), positions) is not None:
-                return True
+                return None
 
     def _bury(self, item: BatchInput, chunk: _Chunk) -> None:
         """Write the chunk's dead letters, unless an earlier try has, or another set those of the source."""
@@ -248,9 +260,11 @@ class Ingest:
     def _bury_once(self, dead: pl.DataFrame, position: str, chunk: _Chunk) -> None:
         while dead.height:
             snapshot = self._dead.snapshot()
-            if self._dead.position(snapshot, position) >= chunk.consumed:
+            known = self._dead.position(snapshot, position)
+            if known >= chunk.consumed:
                 return
-            if self._dead.append(snapshot, dead.to_arrow(), {position: chunk.consumed}) is not None:
+            lacking = dead.filter(pl.col("sequence") >= known)
+            if self._dead.append(snapshot, lacking.to_arrow(), {position: chunk.consumed}) is not None:
                 return
 
 

@@ -337,12 +337,6 @@ class OnlineSink:
             if applied.rows:
                 ages = np.maximum(instants.now() - times, 0) / instants.SECOND
                 self._counts.observe("freshness_seconds", ages)
-            if applied.conflicts:
-                log.warning(
-                    "Another writer of '%s' overtook %d shard writes; they were done again.",
-                    target,
-                    applied.conflicts,
-                )
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
         """Record positions in these shards, those without rows included."""
