@@ -35,6 +35,7 @@ from featurestore.specs.project import (
     ProjectConfig,
     Section,
     StreamConfig,
+    UpkeepConfig,
 )
 from featurestore.types import DataType
 from featurestore_serving.settings import Settings
@@ -187,7 +188,7 @@ def settings_page() -> str:
 `featurestore.yaml` in the project's folder. Texts may hold `${VAR}` and `${VAR:-default}`. Relative paths
 begin at the folder."""
     models: list[type[BaseModel]] = [
-        *(ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig),
+        *(ProjectConfig, OfflineConfig, OnlineConfig, StreamConfig, UpkeepConfig),
         *(CommitConfig, Profile),
     ]
     return page(

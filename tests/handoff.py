@@ -101,10 +101,15 @@ def payments(count: int, first: int = 0, *, seed: int = 0) -> list[Row]:
     return made
 
 
+def frame(rows: Sequence[Row]) -> pl.DataFrame:
+    """Return rows as a frame."""
+    schema = {"id": pl.String, "customer": pl.Int64, "amount": pl.Float64}
+    return pl.DataFrame(list(rows), schema_overrides=schema)
+
+
 def write_batch(root: Path, name: str, rows: Sequence[Row]) -> None:
     """Write rows as a file of the batch half."""
-    schema = {"id": pl.String, "customer": pl.Int64, "amount": pl.Float64}
-    pl.DataFrame(list(rows), schema_overrides=schema).write_parquet(root / "data" / f"{name}.parquet")
+    frame(rows).write_parquet(root / "data" / f"{name}.parquet")
 
 
 def send(store: FeatureStore, rows: Sequence[Row]) -> None:

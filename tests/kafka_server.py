@@ -96,6 +96,11 @@ class KafkaServer:
         return f"127.0.0.1:{self._port}"
 
     @property
+    def data(self) -> Path:
+        """The folder with a folder of segments per partition."""
+        return self._folder / "data"
+
+    @property
     def pid(self) -> int:
         """The process's id, for signals."""
         assert self._process is not None

@@ -115,8 +115,12 @@ def test_every_command_shown_is_a_verb_with_these_options(block: Block) -> None:
             if len(words) < 2 or words[0] != "featurestore" or words[1].startswith("-"):
                 continue
             assert words[1] in verbs, f"{block.where}: there is no verb '{words[1]}'"
-            known = {option for parameter in verbs[words[1]].params for option in parameter.opts}
-            known |= {option for parameter in verbs[words[1]].params for option in parameter.secondary_opts}
+            verb = verbs[words[1]]
+            if hasattr(verb, "commands"):
+                assert words[2] in verb.commands, f"{block.where}: there is no verb '{' '.join(words[1:3])}'"
+                verb = verb.commands[words[2]]
+            known = {option for parameter in verb.params for option in parameter.opts}
+            known |= {option for parameter in verb.params for option in parameter.secondary_opts}
             given = {word.partition("=")[0] for word in words[2:] if word.startswith("--") and word != "--"}
             assert given <= known | {"--help"}, f"{block.where}: {words[1]} takes no {given - known}"
 

@@ -143,3 +143,36 @@ def test_a_part_of_which_only_some_partitions_took_their_events_is_told_by_index
         stored = {item["index"] for item in told.report.accepted}
         assert told.unacknowledged == sorted({0, 2, 3, 4} - stored)
         assert told.unsent_from == 5
+
+
+def test_events_of_an_avro_stream_are_pushed_as_its_messages(tmp_path):
+    """What the stream's schema cannot carry is refused, though the source's schema admits it."""
+    schema = {
+        "type": "record",
+        "name": "payment",
+        "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "customer", "type": ["null", "long"], "default": None},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+            {"name": "seen", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+            {"name": "amount", "type": "double"},
+            {"name": "shop", "type": ["null", "string"]},
+        ],
+    }
+    (tmp_path / "payment.avsc").write_text(json.dumps(schema))
+    stream = "{topic: payments, format: avro, schema: payment.avsc}"
+    make_project(tmp_path, SPECS.replace("{topic: payments}", stream))
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        events = [
+            payment(1, 5, amount=3.0),
+            payment(2, 5, amount=None),
+            json.dumps(payment(3, 5, amount=4.0), default=lambda at: at.isoformat()).encode(),
+        ]
+        report = store.push("payments", events, wait=20)
+        assert [item["index"] for item in report.accepted] == [0, 2]
+        assert [(item["index"], item["code"]) for item in report.refused] == [(1, "bad_type")]
+        assert report.servable is True
+        found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
+        assert (found["amount_sum_1d"], found["amount_count_1d"]) == (7.0, 2)
+        assert store.verify(sample=20).is_equal

@@ -290,6 +290,32 @@ def test_a_replay_that_is_killed_or_runs_twice_sends_no_letter_twice(
         assert store.replay().replayed == count
 
 
+@pytest.mark.parametrize("appended", [True, False])
+def test_a_run_that_died_is_taken_over_where_it_stood(
+    appended: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had noted what it would send, and had sent it or not; only the topic tells which."""
+    with FeatureStore(root) as store:
+        store.apply()
+        send(store, click(7, padding="x" * 5000), click(8, padding="y" * 5000))
+        store.drain()
+        declare(store, "max_bytes: 5000", "max_bytes: 9000")
+        [letters] = dead_letters.read(store.environment, dead_letters.Chosen(), ())
+        topic = store.environment.stream(store.catalog.source("clicks"))
+        died = replaying._Replays(store, replaying.ReplayReport(), False)
+        assert died._claim(letters, topic.ends()) == letters
+        if appended:
+            topic.append([(None, json.dumps(click(7, padding="x" * 5000)).encode())])
+        assert {letter["replayed"] for letter in store.dead_letters()} == {"sending"}
+        assert (store.replay().busy, store.replay().appended) == (2, 0)
+        monkeypatch.setattr(replaying, "_TAKEN_OVER", 0)
+        report = store.replay()
+        assert (report.appended, report.settled) == ((1, 1) if appended else (2, 0))
+        assert store.replay().replayed == 2
+        store.drain()
+        assert offline(store, "clicked") == [7, 8]
+
+
 def test_the_command_lists_counts_and_replays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FeatureStore(root) as store:
         store.apply()

@@ -97,7 +97,7 @@ def test_old_rows_leave_landing_and_dead_letters_and_no_set(tmp_path: Path) -> N
         assert amounts(store) == [1, 2, 3]
         assert store.upkept["rows_forgotten"] == 2
         assert (store.upkept["runs"], store.upkept["failures"]) == (1, 0)
-        assert store.metrics()["featurestore_upkeep_rows_forgotten_total"] == 2
+        assert store.metrics()['featurestore_upkeep_total{what="rows_forgotten"}'] == 2
         send(store, 1, 4)
         store.drain()
         assert (landed(store), amounts(store)) == ([3, 4], [1, 2, 3, 4])
@@ -124,6 +124,28 @@ def test_what_landing_has_lost_is_said_by_plan_stream_and_status(
         latest = store.catalog.feature_set("clicked").rows_fingerprint
         said = {record["rows_version"]: record.get("lacks_before") for record in store.status()}
         assert said[latest] == lost
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            store.materialize("clicked")
+        assert f"became known before {lost}" in caplog.text
+
+
+def test_a_fit_says_what_landing_has_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = a_project(tmp_path, landing="7d")
+    with FeatureStore(root) as store:
+        store.apply()
+        send(store, 20, 1)
+        send(store, 1, 2, 4)
+        store.drain()
+        (root / "specs.yaml").write_text(
+            SPECS.replace('derive: {doubled: "amount * 2"}', "scale: {column: amount}")
+        )
+        assert store.fit("clicked")["steps[0].amount"]["mean"] == 7 / 3
+        assert "landing" not in caplog.text
+        store.upkeep()
+        with caplog.at_level(logging.WARNING):
+            assert store.fit("clicked")["steps[0].amount"]["mean"] == 3.0
+        assert "The fit of 'clicked' is without rows" in caplog.text
 
 
 def test_a_set_that_had_the_rows_before_lacks_nothing(tmp_path: Path) -> None:

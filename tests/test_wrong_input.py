@@ -14,7 +14,7 @@ from typing import Any
 
 import oracle
 import pytest
-from brokers import KafkaBroker, kafka_broker  # noqa: F401 - a fixture
+from brokers import KafkaBroker
 from parity import check_cells, write_project
 from strategies import ORIGIN
 
@@ -73,13 +73,15 @@ features: [clicked.*, ordered.amount_sum_2h as paid, ordered.amount_count_2h as 
 """
 
 
-@pytest.fixture(params=["log", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(
+    params=["log", *(pytest.param(name, marks=pytest.mark.kafka) for name in ("mock_broker", "kafka"))]
+)
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
     """The project, applied, its topics on the log or on Kafka."""
     specs = SPECS
     config: dict[str, Any] = {"project": "wrong"}
-    if request.param == "kafka":
-        broker: KafkaBroker = request.getfixturevalue("mock_broker")
+    if request.param != "log":
+        broker: KafkaBroker = request.getfixturevalue(request.param)
         for name in ("clicks", "orders"):
             specs = specs.replace(f"topic: {name}", f"topic: {broker.create_topic()}")
         config["stream"] = broker.config

@@ -127,6 +127,7 @@ class KafkaStream:
         self._cluster = self._topic_id = ""
         self._group_failed = False
         self._described: tuple[float, str, int] = (float("-inf"), "", 0)
+        self.epochs: dict[int, list[tuple[int, int]]] = {}
 
     def partitions(self) -> list[str]:
         """Return the partitions' names, in order. Raises OperatorError when there is no such topic."""
@@ -238,8 +239,11 @@ class KafkaStream:
                     failed[number] = error.args[0]
                 break
             deadline = time.monotonic() + self.patience
-        while placed.count(None) > len(failed) and time.monotonic() < deadline + 1:
-            producer.flush(0.2)
+        try:
+            while placed.count(None) > len(failed) and time.monotonic() < deadline + 1:
+                producer.flush(0.2)
+        except KafkaException as error:  # the producer is done for, say because the broker lost what it had
+            failed |= {number: error.args[0] for number, at in enumerate(placed) if at is None}
         if None in placed:
             self.close()
             named = [None if at is None else (f"{prefix}/{at[0]}", at[1]) for at in placed]
@@ -465,7 +469,21 @@ class KafkaReader:
         self._consumer.close()
 
     def _assign(self) -> None:
-        self._consumer.assign([TopicPartition(self._stream.topic, self._number, self._next)])
+        """Fetch from where we are; the broker is asked whether what we read before that is still there."""
+        known = [epoch for offset, epoch in self._stream.epochs.get(self._number, ()) if offset < self._next]
+        place = TopicPartition(
+            self._stream.topic, self._number, self._next, leader_epoch=known[-1] if known else -1
+        )
+        self._consumer.assign([place])
+
+    def _note_epochs(self, messages: Sequence[Message]) -> None:
+        """Remember under which leader's epoch records were written; a new leader may lack some of them."""
+        noted = self._stream.epochs.setdefault(self._number, [])
+        if messages and (not noted or messages[-1].leader_epoch() != noted[-1][1]):
+            for message in messages:
+                epoch, offset = message.leader_epoch(), message.offset()
+                if epoch is not None and offset is not None and (not noted or epoch > noted[-1][1]):
+                    noted.append((offset, epoch))
 
     def _batch(self, messages: Sequence[Message]) -> RecordBatch | None:
         start, position = self._next, self._next
@@ -488,6 +506,7 @@ class KafkaReader:
             self._alive = now
         if position == start:
             return None
+        self._note_epochs(messages[: len(records)])
         if now - self._verified >= _VERIFY_SECONDS:
             try:
                 self._verify()
@@ -521,9 +540,19 @@ class KafkaReader:
         self._alive = time.monotonic()
 
     def _raise_unless_passing(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if error.code() in (
+            KafkaError._AUTO_OFFSET_RESET,
+            KafkaError._LOG_TRUNCATION,
+            KafkaError.OFFSET_OUT_OF_RANGE,
+        ):
             self._verify()
             self._check(*self._watermarks())
+            if "truncation" in error.str():
+                raise OperatorError(
+                    f"{self.partition} was truncated before {self._next}: other records stand where"
+                    f" some did that were applied ({error.str()}).",
+                    hint="Restore the topic, or apply the source again so that it starts from the new one.",
+                )
             raise StoreUnavailable(
                 f"{self.partition}: offset {self._next} could not be fetched ({error.str()}).",
                 hint="Open the reader again.",

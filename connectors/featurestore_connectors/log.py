@@ -8,6 +8,7 @@ used again has another id, and so other partition names.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
@@ -82,6 +83,10 @@ class LogStream:
             self._id, count = _open_topic(self.folder, wanted)
             self._writers = [PartitionWriter(self.folder / str(n), segment_bytes) for n in range(count)]
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreUnavailable(
+                    f"{self.folder}: the log cannot be made ({error}).", hint="Free space; then try again."
+                ) from error
             raise OperatorError(
                 f"{self.folder}: the log cannot be opened ({error}).",
                 hint="Give this user read and write access to the folder.",

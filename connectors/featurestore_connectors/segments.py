@@ -296,8 +296,14 @@ class PartitionWriter:
 
     def settle(self) -> Mark:
         """Return the mark after making what lies past it readable or cutting it off."""
-        with self._commit, self.mark.locked():
-            return self.recover()
+        try:
+            with self._commit, self.mark.locked():
+                return self.recover()
+        except OSError as problem:
+            raise StoreUnavailable(
+                f"{self.folder}: what a writer left behind cannot be settled ({problem}).",
+                hint="Free space or mend the disk; then try again.",
+            ) from problem
 
     def recover(self) -> Mark:
         """Return the mark, brought up to all whole records that there are. The lock must be held."""

@@ -54,6 +54,7 @@ ON CONFLICT DO UPDATE SET expires = excluded.expires RETURNING id
 _THERE = "SELECT 1 FROM entity WHERE generation = ? AND shard = ? AND key = ?"
 _EXPIRED = "SELECT id FROM entity WHERE expires <= ? LIMIT ?"
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 class SqliteOnlineStore:
@@ -246,6 +247,12 @@ class SqliteOnlineStore:
         if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BUSY:
             return StoreUnavailable(
                 f"Another process has been writing for {self._timeout:g} s.", where=where, hint="Try again."
+            )
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_ROOM:
+            return StoreUnavailable(
+                f"The disk is full, or fails: {error}.",
+                where=where,
+                hint="Free space; what was written is kept, and streams go on by themselves.",
             )
         return OperatorError(
             f"SQLite refused: {error}.", where=where, hint="Check the disk, the path and its permissions."

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from featurestore import instants, tables
+from featurestore import beginning, instants, tables
 from featurestore.contracts import extension
 from featurestore.errors import OperatorError
 from featurestore.instants import DAY, HOUR, MINUTE
@@ -153,13 +153,29 @@ def _begin(store: FeatureStore, plan: SetPlan) -> Filling:
 
 
 def bring_rows(store: FeatureStore, plan: SetPlan, bring: Callable[[SetPlan], None]) -> None:
-    """Bring the rows that a set's table lacks: ingested ones by `bring`, streamed ones from landing."""
+    """Bring the rows that a set's table lacks: ingested ones by `bring`, streamed ones from landing.
+
+    Of a source with new columns nothing has landed: its rows are read from the topic.
+    """
     bring(plan)
-    if plan.source.stream is not None:
-        offline, streams = store.environment.offline, extension("engines", "local")
-        landing, dead = tables.landing_table(plan.source), tables.DEAD_LETTERS
-        target = (plan, store.environment.rows_table(plan), ())
-        streams.catch_up(streams.job(plan.source, [target], offline.table(landing), offline.table(dead)))
+    if plan.source.stream is None:
+        return
+    environment, streams = store.environment, extension("engines", "local")
+    landing = tables.landing_table(plan.source)
+    job = streams.job(
+        plan.source,
+        [(plan, environment.rows_table(plan), ())],
+        environment.offline.table(landing),
+        environment.offline.table(tables.DEAD_LETTERS),
+    )
+    if any(
+        live.source.name == plan.source.name and tables.landing_table(live.source) != landing
+        for live in store.catalog.live_sets()
+    ):
+        beginning.begin(environment, plan.source)
+        streams.drain(job, environment.stream(plan.source), None)
+    else:
+        streams.catch_up(job)
 
 
 def _bring(

@@ -7,10 +7,10 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from typing import TextIO
 
 from featurestore.instants import format_instant
 
+_OURS = "featurestore"
 _QUIET_SECONDS = 10.0
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "repeated", "taskName"}
 
@@ -81,35 +81,38 @@ class Sparing(logging.Filter):
 
 
 def configure(settings: LogSettings) -> logging.Handler:
-    """Log to stderr from now on, as the settings say; return the handler, for `remove`."""
+    """Log to stderr from now on, as the settings say; return the handler, for `remove`.
+
+    Of other libraries only warnings and errors are shown.
+    """
     handler = _Handler(settings)
     handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(_OURS))
     handler.addFilter(Sparing())
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(settings.level.upper())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(settings.level.upper())
     return handler
 
 
 def current() -> LogSettings | None:
     """Return the settings that are in force, for processes that are to log alike."""
-    handlers = logging.getLogger(_LOGGERS[0]).handlers
+    handlers = logging.getLogger().handlers
     return next((handler.settings for handler in handlers if isinstance(handler, _Handler)), None)
 
 
 def remove(handler: logging.Handler) -> None:
     """Undo `configure`."""
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
+    root = logging.getLogger()
+    root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.Handler):
     def __init__(self, settings: LogSettings) -> None:
-        super().__init__(sys.stderr)
+        super().__init__()
         self.settings = settings
 
-
-_LOGGERS = ("featurestore", "featurestore_engines", "featurestore_connectors")
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line to what is standard error now: a progress bar may have put its own there."""
+        print(self.format(record), file=sys.stderr, flush=True)

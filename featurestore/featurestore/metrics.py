@@ -41,6 +41,11 @@ CATALOG = {
     "featurestore_stream_rejected_total": Metric("counter", "Records refused, by the dead letter's code."),
     "featurestore_stream_check_failed_total": Metric("counter", "Rows that a `validate` check found wrong."),
     "featurestore_stream_committed_total": Metric("counter", "Rows committed offline, over tables."),
+    "featurestore_stream_out_of_order_total": Metric(
+        "counter", "Rows that happened before one that came earlier by their partition; applied all the same."
+    ),
+    "featurestore_stream_null_key_total": Metric("counter", "Rows without a key of a set, over sets."),
+    "featurestore_upkeep_total": Metric("counter", "What upkeep did: rows, files, runs, failures."),
     "featurestore_stream_retries_total": Metric(
         "counter", "Times that a store or the broker did not answer and was tried again."
     ),

@@ -13,6 +13,7 @@ from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.generations import Progress
 from featurestore.online.writer import is_marked
 from featurestore.plans import SetPlan
+from featurestore.sources import is_wider
 from featurestore.tags import PREVIOUS
 from featurestore.writing import BatchRows
 
@@ -43,7 +44,7 @@ def promote(
     """
     environment = store.environment
     registry, project = environment.registry, environment.project
-    _refuse_other_topics(store, compiled)
+    _refuse_other_streams(store, compiled)
     registry.prepare(project, planned.versions, saw=planned.saw, author=author)
 
     def check() -> None:
@@ -84,14 +85,15 @@ def _offline_only(compiled: CompiledProject, live: Sequence[SetPlan]) -> list[Se
     ]
 
 
-def _refuse_other_topics(store: FeatureStore, compiled: CompiledProject) -> None:
+def _refuse_other_streams(store: FeatureStore, compiled: CompiledProject) -> None:
+    """Raise RequestError where one stream cannot feed the sets that serve and those that are to serve."""
     for name in set(store.catalog.names("Source")) & set(compiled.sources):
-        before, after = store.catalog.source(name).stream, compiled.sources[name].stream
-        if before is not None and after is not None and before["topic"] != after["topic"]:
+        before, after = store.catalog.source(name), compiled.sources[name]
+        if before.stream is not None and after.stream is not None and not is_wider(after, before):
             raise RequestError(
-                f"Source '{name}' reads the topic '{before['topic']}', and now '{after['topic']}':"
-                " its stream cannot feed both versions.",
-                hint="Declare the new topic as a source of another name, and the set on that.",
+                f"Source '{name}' changes by more than new columns, so one stream cannot feed the versions"
+                " before and after at once.",
+                hint="Declare a source of another name, and the sets on that; or apply without --promote.",
             )
 
 

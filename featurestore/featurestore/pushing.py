@@ -118,9 +118,12 @@ def message_of(plan: SourcePlan, payload: bytes) -> bytes:
     if not is_avro(plan):
         return payload
     try:
-        return encode(plan, _decode(payload))
+        message = encode(plan, _decode(payload))
     except RequestError as error:
-        raise Refused("bad_value", error.message) from None
+        raise Refused("bad_type", error.message) from None
+    if len(message) > plan.max_bytes:
+        raise Refused("too_large", f"{len(message)} bytes are more than max_bytes: {plan.max_bytes}")
+    return message
 
 
 def _append(stream: StreamSource, part: _Part, report: PushReport) -> list[Place | None]:

@@ -25,7 +25,7 @@ _SIZE_SECONDS = 60.0
 _RECORD_SECONDS = 10.0
 """How often a stream tells the registry what checks found."""
 
-_COUNTED = ("records", "applied", "duplicates", "conflicts", "committed")
+_COUNTED = ("records", "applied", "duplicates", "conflicts", "committed", "out_of_order", "null_key")
 _PREFIX = "featurestore_stream_"
 _STORES = "stores"
 
@@ -162,7 +162,7 @@ class Running:
             )
             for name, each in jobs.items()
         }
-        self._trouble: dict[str, str] = {}
+        self._trouble = {name: f"{name}: starting" for name in jobs}
         self._done = Event()
         self._threads = [
             threading.Thread(target=self._run, args=(name,), name=f"stream-{name}", daemon=True)
@@ -281,9 +281,10 @@ class Running:
         for partition, (events, seconds) in progress.lag(ends).items():
             self._metrics.set(lag[0], events, source=name, partition=partition)
             self._metrics.set(lag[1], seconds, source=name, partition=partition)
-        self._trouble.pop(name, None)
-        if progress.is_open() and (behind := progress.behind(ends)):
+        if behind := progress.behind(ends):
             self._trouble[name] = f"{name}: {behind} records from before the start are not applied yet"
+        elif progress.is_open():
+            self._trouble.pop(name, None)
 
     def _reach_stores(self) -> None:
         try:

@@ -116,9 +116,9 @@ def gauges(store: FeatureStore) -> dict[str, float]:
 
     `featurestore_lag_events` by feature set and partition: events not applied online yet.
     `featurestore_check_failed_rows` by feature set and check: rows that it found wrong, by the registry.
-    `featurestore_upkeep_…_total`: what upkeep did in this process.
+    `featurestore_upkeep_total`: what upkeep did in this process.
     """
-    result = {f"featurestore_upkeep_{name}_total": float(number) for name, number in store.upkept.items()}
+    result = {f'featurestore_upkeep_total{{what="{name}"}}': float(n) for name, n in store.upkept.items()}
     for plan in store.catalog.live_sets():
         if plan.steps.checks:
             for name, found in _show_checks(store, plan).items():

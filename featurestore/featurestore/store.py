@@ -333,7 +333,7 @@ class FeatureStore:
     def upkeep(self) -> Records:
         """Do what `upkeep:` says is due now: retention, compaction, deletion of files; return what was done.
 
-        One record per offline table. A running stream does the same beside its work.
+        One record per offline table, and one of generations. A running stream does the same beside its work.
         """
         from featurestore.upkeep import upkeep
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from importlib.metadata import entry_points
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
 from featurestore.probes import listening
-from featurestore.running import Running, StreamOptions, record_checks
+from featurestore.running import Report, Running, StreamOptions, record_checks
+from featurestore.sources import widest
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -70,7 +72,13 @@ def stream(
         streams = running(store, names, options, stop)
     tell = report or (lambda _: None)
     tell(streams.report().counts)
-    with listening(listen, streams.report) if listen else nullcontext() as url:
+
+    def told() -> Report:
+        found = streams.report()
+        upkept = {("featurestore_upkeep_total", (("what", n),)): [float(v)] for n, v in store.upkept.items()}
+        return replace(found, numbers=found.numbers | upkept)
+
+    with listening(listen, told) if listen else nullcontext() as url:
         if url:
             log.info("probes and metrics on %s", url)
         streams.start()
@@ -152,9 +160,10 @@ class _Jobs:
         self._beat()  # before looking: who lets a generation follow looks for streams after it
         environment = self._store.environment
         commit = environment.config.commit
-        plan = self._store.catalog.source(self._source)
         fed = self._fed()
         self._made = self._described(fed)
+        latest = self._store.catalog.source(self._source)
+        plan = widest(latest, (feature_set.source for feature_set, _ in fed))
         beginning.begin(environment, plan)
         targets = []
         for feature_set, generations in fed:

@@ -1,7 +1,8 @@
 """Upkeep: what must be done now and then so that the stores neither grow without end nor slow down.
 
 Old rows leave landing and the dead letters, closed days are compacted, files that nothing reads any more
-leave the disk. A running stream does it in a thread beside its work; `featurestore upkeep` does it once.
+leave the disk, and generations that nothing serves the online store. A running stream does it in a thread
+beside its work; `featurestore upkeep` does it once.
 Each part looks at the tables and does what is due, so it may run anywhere, at once and again: of two that
 change one table the second gives up. Nothing here ends a stream: what fails is logged, counted, and tried
 again the next time.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import instants, tables
 from featurestore.contracts import OfflineTable
 from featurestore.errors import FeatureStoreError
+from featurestore.generations import drop_unneeded
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -31,21 +33,33 @@ _LANDING = re.compile(r"landing-.+-[0-9a-f]{12}$")
 _FIRST_SECONDS = 300.0  # a stream that is often started anew does its upkeep all the same
 _STOP_SECONDS = 10.0  # how long a stream that stops waits for a table to be finished
 
+_NOTHING: dict[str, Any] = {
+    "rows_forgotten": 0,
+    "files_compacted": 0,
+    "files_deleted": 0,
+    "generations_dropped": 0,
+    "abandoned": 0,
+    "error": None,
+}
+
 log = logging.getLogger(__name__)
 
 
 def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = None) -> list[dict[str, Any]]:
-    """Do what is due, table by table, until `stop` is set; return a record for each table.
+    """Do what is due, table by table, until `stop` is set; return a record for each table, and for online.
 
-    Records have `rows_forgotten`, `files_compacted`, `files_deleted`, `abandoned` (how often another process
-    was first), and `error`, the text of what failed. The sums are added to `store.upkept`.
+    The last record is of the online store's `generations`. They have `rows_forgotten`, `files_compacted`,
+    `files_deleted`, `generations_dropped`, `abandoned` (how often another process was first), and
+    `error`, the text of what failed. The sums are added to `store.upkept`.
     """
     now = instants.now() if now is None else now
     records = []
     for name in store.environment.offline.tables():
         if stop is not None and stop.is_set():
             break
-        records.append({"table": name} | _table(store, name, now))
+        records.append(_table(store, name, now))
+    if stop is None or not stop.is_set():
+        records.append(_generations(store))
     for record in records:
         for what, number in record.items():
             if isinstance(number, int):
@@ -55,12 +69,22 @@ def upkeep(store: FeatureStore, stop: Event | None = None, now: int | None = Non
     return records
 
 
+def _generations(store: FeatureStore) -> dict[str, Any]:
+    """Drop generations of the online store that nothing needs; return the record."""
+    record: dict[str, Any] = {"table": "generations", **_NOTHING}
+    try:
+        record["generations_dropped"] = len(drop_unneeded(store))
+    except FeatureStoreError as error:
+        log.warning("Upkeep of generations: %s", error)
+        record["error"] = str(error)
+    return record
+
+
 def _table(store: FeatureStore, name: str, now: int) -> dict[str, Any]:
     """Do what is due in one table; return its record."""
     config = store.environment.config.upkeep
     table = store.environment.offline.table(name)
-    record: dict[str, Any] = {"rows_forgotten": 0, "files_compacted": 0, "files_deleted": 0, "abandoned": 0}
-    record["error"] = None
+    record: dict[str, Any] = {"table": name, **_NOTHING}
     kept = _kept(name, config.landing, config.dead_letters)
     works: list[Callable[[], None]] = [lambda: _vacuum(table, record)]
     if config.compact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from featurestore import generations, tables
 from featurestore.compiler import StepsNotFitted
 from featurestore.contracts import BatchSource, OfflineTable, extension
 from featurestore.errors import ChecksFailed, RequestError, SpecError, UnknownName, did_you_mean
+from featurestore.instants import format_instant
 from featurestore.online.writer import OnlineWriter, is_marked, mark
 from featurestore.plans import DELETED, SetPlan
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".ndjson": "json", ".jsonl": "json"}
 
 Progress = Callable[[int], None]
+
+log = logging.getLogger(__name__)
 
 
 def sets_for(store: FeatureStore, name: str) -> list[SetPlan]:
@@ -69,11 +73,24 @@ def ingest(
         # again, for versions that were promoted meanwhile
         done |= {_version(plan) for plan in plans}
         _ingest_into(store, engine, plans, data, mode, progress, reports, result)
+        _ingest_followed(store, engine, name, data, mode)
     return result
 
 
 def _version(plan: SetPlan) -> tuple[str, str, str]:
     return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
+
+
+def _ingest_followed(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:
+    """Bring the same into versions that are about to be promoted: nobody else may, once they follow."""
+    for plan in store.catalog.next_sets():
+        if name in (plan.name, plan.source.name) and plan.online:
+            following = [found for found in generations.fed(store, plan) if found.status == "following"]
+            table = store.environment.rows_table(plan)
+            if following and (data is not None or plan.source.batch is not None):
+                _ingest_one(store, engine, plan, table, data, mode, None)
+            for found in following:
+                engine.feed(plan, table, OnlineWriter(plan, store.environment.online, found.id))
 
 
 def _prepare(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:
@@ -207,6 +224,16 @@ def materialize(store: FeatureStore, name: str, progress: Progress | None) -> li
     if not plans:
         raise RequestError(f"'{name}' is not online.", hint="Set online: true, or leave it out.")
     store.environment.check_online()
+    for plan in plans:
+        table = store.environment.rows_table(plan)
+        if (gone := table.forgotten(table.snapshot())) is not None:
+            log.warning(
+                "Version %s of '%s' lacks rows of its stream that became known before %s:"
+                " landing no longer had them.",
+                plan.rows_fingerprint,
+                plan.name,
+                format_instant(gone.before),
+            )
     return _let_serve(store, plans, progress)
 
 

@@ -12,9 +12,9 @@ import pytest
 from brokers import KafkaBroker
 from faults.conftest import Measured
 from faults.judge import Judge
+from faults.processes import ENGINES, Appending, Moments, Worker, await_caught_up
 from faults.scale import LONG
 from faults.traffic import Traffic, make_project
-from faults.workers import ENGINES, Appending, Moments, Worker, await_caught_up
 
 from featurestore import FeatureStore
 from featurestore_connectors.embedded import EmbeddedServer

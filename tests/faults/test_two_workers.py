@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from faults.conftest import Measured
 from faults.judge import Judge
+from faults.processes import ENGINES, Appending, Moments, Worker, await_caught_up, behind, wait_for
 from faults.scale import LONG
 from faults.traffic import Traffic, make_project
-from faults.workers import ENGINES, Appending, Moments, Worker, await_caught_up, behind, wait_for
 
 from featurestore import FeatureStore
 from featurestore_connectors.embedded import EmbeddedServer

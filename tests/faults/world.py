@@ -126,8 +126,9 @@ def _micros(at: datetime) -> int:
 
 @dataclass
 class Look:
-    """What a reader saw: the values per user and instant, and the rows that had to be in them."""
+    """What a reader saw of a version, by user and instant, and the rows that had to be in it."""
 
+    plan: SetPlan
     owed: frozenset[int]
     values: dict[str, list[dict[str, Any]]]
 
@@ -147,7 +148,10 @@ class World:
     # Before
 
     def prepare(self, state: str) -> None:
-        """Make the template: `fed` has history of both halves, `empty` none; `changed`, a new version."""
+        """Make the template: `fed` has history of both halves, `empty` none; `changed`, a new version.
+
+        In `edited` the new version is declared, and not applied yet.
+        """
         self.state = state
         shutil.rmtree(self.root, ignore_errors=True)
         project = self.root / "project"
@@ -165,8 +169,9 @@ class World:
                 store.drain()
             frame(BATCH["b"]).write_parquet(project / "data" / "b.parquet")
             self._append(store, UNREAD, MALFORMED)
-            if state == "changed":
+            if state in ("changed", "edited"):
                 self._specs("4h")
+            if state == "changed":
                 store.apply()
         shutil.copytree(project, self.root / "template")
 
@@ -210,6 +215,9 @@ class World:
     def _materialize(self, store: FeatureStore, _: Actor) -> None:
         store.materialize("clicks")
 
+    def _promote(self, store: FeatureStore, _: Actor) -> None:
+        store.apply(promote=True)
+
     def _compact(self, store: FeatureStore, _: Actor) -> None:
         store.compact()
 
@@ -231,14 +239,19 @@ class World:
     def _look(self, store: FeatureStore, _: Actor) -> None:
         for _ in range(2):
             store.catalog.forget()
+            if self.state == "changed" and not generations.is_served(
+                store, store.catalog.feature_set("clicks")
+            ):
+                continue  # a version that was applied without being filled has no values yet
             owed = frozenset(self.owed)
-            result = store.reader("seen").read(
-                [{"user": user} for user in USERS for _ in ASKED], as_of=ASKED * len(USERS)
-            )
+            reader = store.reader("seen")
+            asked = [{"user": user} for user in USERS for _ in ASKED]
+            result = reader.read(asked, as_of=ASKED * len(USERS))
             assert not any(result.errors), result.errors
             names = [field.name for field in result.columns]
             rows = iter(dict(zip(names, values, strict=True)) for values in result.rows)
-            self.looks.append(Look(owed, {user: [next(rows) for _ in ASKED] for user in USERS}))
+            [lookup] = reader.plan.lookups
+            self.looks.append(Look(lookup.set, owed, {user: [next(rows) for _ in ASKED] for user in USERS}))
 
     # After
 
@@ -280,7 +293,7 @@ class World:
             self.owed |= {row["n"] for _, row in log if row is not None}
             self._look_plainly(store)
             for look in self.looks:
-                self._check_look(plan, look, by_partition)
+                self._check_look(look, by_partition)
             self._check_positions(store, plan)
             if clean:
                 self._check_tidy(store)
@@ -348,20 +361,20 @@ class World:
             found.setdefault(partition, []).append((user, n))
         return found
 
-    def _check_look(
-        self, plan: SetPlan, look: Look, by_partition: Mapping[str, Sequence[tuple[str, int]]]
-    ) -> None:
+    def _check_look(self, look: Look, by_partition: Mapping[str, Sequence[tuple[str, int]]]) -> None:
         """A user's values at all instants are of one prefix of each partition, with all that is owed."""
         for user, got in look.values.items():
             mine = [[n for who, n in rows if who == user] for rows in by_partition.values()]
             owed = look.owed & {n for rows in mine for n in rows}
             for lengths in itertools.product(*(range(len(rows), -1, -1) for rows in mine)):
                 applied = [n for rows, length in zip(mine, lengths, strict=True) for n in rows[:length]]
-                if owed <= set(applied) and got == _expected(plan, self.kind, user, tuple(sorted(applied))):
+                if owed <= set(applied) and got == _expected(
+                    look.plan, self.kind, user, tuple(sorted(applied))
+                ):
                     break
             else:
                 everything = sorted(n for rows in mine for n in rows)
-                wanted = _expected(plan, self.kind, user, tuple(everything))
+                wanted = _expected(look.plan, self.kind, user, tuple(everything))
                 raise AssertionError(
                     f"{user}: no prefix of {mine} with {sorted(owed)} gives\n {got},\nall give\n {wanted}"
                 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,19 @@ class Location:
         if self.is_local:
             return pyarrow.fs.SubTreeFileSystem(self.uri, pyarrow.fs.LocalFileSystem())
         return pyarrow.fs.PyFileSystem(DeltaStorageHandler(self.uri, self.options or None))
+
+
+_FULL = re.compile(rf"os error ({errno.ENOSPC}|{errno.EDQUOT})\b")
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error, of Python or as deltalake tells it, says that no room is left."""
+    number = error.errno if isinstance(error, OSError) else None
+    return (
+        number in (errno.ENOSPC, errno.EDQUOT)
+        or _FULL.search(str(error)) is not None
+        or os.strerror(errno.ENOSPC) in str(error)
+    )
 
 
 def flush(location: Location, paths: Iterable[str]) -> None:

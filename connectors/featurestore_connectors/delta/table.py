@@ -18,14 +18,14 @@ from deltalake.exceptions import DeltaError, SchemaMismatchError, TableNotFoundE
 
 from featurestore import tables
 from featurestore.contracts import Forgotten, Snapshot
-from featurestore.errors import OperatorError
+from featurestore.errors import OperatorError, StoreUnavailable
 from featurestore.instants import HOUR
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
 from featurestore.types import Field
 from featurestore_connectors.delta import compact as compaction
 from featurestore_connectors.delta import log, retention, rewrite, scan
 from featurestore_connectors.delta.casts import cast_back, to_delta
-from featurestore_connectors.delta.storage import Location, flush
+from featurestore_connectors.delta.storage import Location, flush, is_full
 
 _PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE, rewrite.LETTER_TIME)
 _CONFIGURATION = {
@@ -141,7 +141,8 @@ class DeltaTable:
         """Commit rows (possibly none) and positions on exactly `snapshot`; None when another came first.
 
         Columns must be those of the first commit. What was returned survives a power failure. Raises
-        OperatorError when the store refuses; whether a commit that failed so was made, positions tell.
+        StoreUnavailable when the disk is full, OperatorError when the store refuses; whether a commit that
+        failed so was made, positions tell.
         """
         properties = deltalake.CommitProperties(
             app_transactions=[deltalake.Transaction(name, number) for name, number in positions.items()],
@@ -166,7 +167,10 @@ class DeltaTable:
                 ) from error
             raise self._fault("cannot be appended to", error) from error
         version: int = committed.version()
-        self.flush(version)
+        try:
+            self.flush(version)
+        except OSError as error:
+            raise self._fault(f"was committed to (version {version}), not yet durably", error) from error
         return Snapshot(version, _Version(self.location, version, committed))
 
     def _create(self, data: pa.Table, properties: deltalake.CommitProperties) -> deltalake.DeltaTable:
@@ -309,8 +313,15 @@ class DeltaTable:
 
     def _fault(self, what: str, error: BaseException) -> OperatorError:
         reason = str(error).strip().splitlines()[0]
+        message = f"The offline table '{self.name}' {what}: {reason}.".replace("..", ".")
+        if is_full(error):
+            return StoreUnavailable(
+                message,
+                where=self.location.uri,
+                hint="The disk is full: free space. Streams go on by themselves; run again what else failed.",
+            )
         return OperatorError(
-            f"The offline table '{self.name}' {what}: {reason}.".replace("..", "."),
+            message,
             where=self.location.uri,
             hint="Check that the disk has room, the permissions and the storage options; then run again.",
         )

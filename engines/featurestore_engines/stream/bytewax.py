@@ -12,6 +12,8 @@ which ends when all partitions have; so the processes of a cluster start anew to
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +54,8 @@ from featurestore_engines.stream.pipeline import (
     retrying,
 )
 
+log = logging.getLogger(__name__)
+
 LANES = 16
 """Groups of shards; each has one writer, on the worker that Bytewax assigns to it."""
 
@@ -59,7 +63,10 @@ Cluster = tuple[tuple[str, ...], int]
 """The addresses of the processes that run a dataflow together, and which of them this is."""
 
 Result = TypeVar("Result")
-_IDLE = timedelta(milliseconds=10)
+_IDLE_SECONDS = 0.01
+_NAP_SECONDS = 0.005
+_SET_BACK_SECONDS = 0.5
+_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH = timedelta(milliseconds=200)
 
 
@@ -84,6 +91,8 @@ class _Run:
         self.error: FeatureStoreError | None = None
         self.others_end = Event()
         self._ends = ends
+        self._ahead = time.time() - time.monotonic()
+        self._is_set_back = False
 
     def attempt(self, work: Callable[[], Result], otherwise: Result) -> Result:
         """Return what `work` does; `otherwise` where it fails, or something has failed before."""
@@ -96,7 +105,44 @@ class _Run:
 
     def is_over(self) -> bool:
         """Whether this process is to read no more."""
-        return self.error is not None or self.others_end.is_set() or self._ends()
+        return (
+            self.error is not None
+            or self.others_end.is_set()
+            or self.attempt(self._ends, True)
+            or self._was_set_back()
+        )
+
+    def _was_set_back(self) -> bool:
+        """Whether the wall clock went back, by which Bytewax ends its epochs: none would end for as long."""
+        ahead = time.time() - time.monotonic()
+        went = self._ahead - ahead
+        self._ahead = max(self._ahead, ahead)
+        if went > _SET_BACK_SECONDS and not self._is_set_back:
+            self._is_set_back = True
+            log.warning("The clock was set back by %.0f s: the dataflow starts anew.", went)
+        return self._is_set_back
+
+
+class _Pace:
+    """When an idle source is to look again, by the monotonic clock.
+
+    Bytewax keeps a source asleep until an instant of the wall clock, and a clock that is set back by an hour
+    would leave it asleep for an hour. So every source asks to be called at once, and naps here.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def rest(self) -> None:
+        """Be called again in vain for a while."""
+        self._until = time.monotonic() + _IDLE_SECONDS
+
+    def is_resting(self) -> bool:
+        """Whether it is too early; naps a little where it is."""
+        left = self._until - time.monotonic()
+        if left > 0:
+            time.sleep(min(left, _NAP_SECONDS))
+        return left > _NAP_SECONDS
 
 
 class _Offline:
@@ -200,11 +246,13 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         self._committed = committed
         self._is_epoch_over = self._is_over = False
         self._told = self._confirmed = 0
-        self._awake: datetime | None = None
+        self._pace = _Pace()
 
     def next_batch(self) -> Iterable[tuple[int, Piece]]:
         if self._is_over:
             raise StopIteration
+        if self._pace.is_resting():
+            return []
         if self._is_epoch_over and self._reader is not None and self._run.error is None:
             self._counts.progress.applied(self._name)
             if self._told > self._confirmed:
@@ -218,7 +266,8 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         if self._is_over and self._run.error and not isinstance(self._run.error, StoreUnavailable):
             with suppress(FeatureStoreError):  # what was read may be online, and its topic may be gone
                 self._offline.flush(now=True)
-        self._awake = None if pieces or self._is_over else datetime.now(UTC) + _IDLE
+        if not pieces and not self._is_over:
+            self._pace.rest()
         return pieces
 
     def _read(self) -> list[tuple[int, Piece]]:
@@ -245,8 +294,8 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         self._told = durable
         return [(lane, Piece(None, None, {self._name: durable})) for lane in range(LANES)]
 
-    def next_awake(self) -> datetime | None:
-        return self._awake
+    def next_awake(self) -> datetime:
+        return _AT_ONCE
 
     def snapshot(self) -> None:
         self._is_epoch_over = True
@@ -285,18 +334,22 @@ class _WorkerEnding(StatelessSourcePartition[tuple[str, None]]):
         self._processes = processes
         self._counts = counts
         self._is_over = False
+        self._pace = _Pace()
 
     def next_batch(self) -> Iterable[tuple[str, None]]:
         if self._is_over:
             raise StopIteration
+        if self._pace.is_resting():
+            return []
         self._is_over = self._run.is_over()
         if self._is_over:
             return [(_process(number), None) for number in range(self._processes)]
         self._counts.progress.moved()
+        self._pace.rest()
         return []
 
-    def next_awake(self) -> datetime | None:
-        return None if self._is_over else datetime.now(UTC) + 2 * _IDLE
+    def next_awake(self) -> datetime:
+        return _AT_ONCE
 
 
 class _Told(FixedPartitionedSink[None, None]):

@@ -66,7 +66,7 @@ class Scratch:
             self._offline.table(tables.landing_table(source)),
             self._offline.table(tables.DEAD_LETTERS),
         )
-        run.run(lambda: job, topic, topic.exhausted, changed=lambda: False, counts=run.counts())
+        run.run(lambda: job, topic, topic.exhausted, changed=lambda: False, counts=run.counts(source.name))
 
     def drop(self) -> None:
         """Delete the generations."""

@@ -27,15 +27,15 @@ Since = Annotated[
 
 @verb(_PANEL)
 def upkeep(session: Session) -> None:
-    """Do once what streams do beside their work: retention, compaction, deletion of files."""
+    """Do once what streams do beside their work: retention, compaction, deletion of what nothing needs."""
     with session.console.progress("upkeep", unit=""):
         records = session.store.upkeep()
     if session.console.json:
         session.console.data({"upkeep": records})
-    names = ("rows_forgotten", "files_compacted", "files_deleted")
+    names = ("rows_forgotten", "files_compacted", "files_deleted", "generations_dropped")
     session.console.report(
         ("table", *(name.replace("_", " ") for name in names)),
-        [(record["table"], *(record[name] for name in names)) for record in records],
+        [(record["table"], *(record.get(name, 0) for name in names)) for record in records],
     )
     failed = [record for record in records if record["error"]]
     for record in failed:

@@ -25,6 +25,10 @@ def serve(
     with_streams: Annotated[
         bool, typer.Option("--with-streams", help="Keep the stores current from the streams too.")
     ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the streams answer /healthz, /readyz and /metrics."),
+    ] = None,
 ) -> None:
     """Serve feature vectors over HTTP, until SIGINT or SIGTERM."""
     from featurestore.contracts import extension
@@ -37,18 +41,18 @@ def serve(
 
     run = extension("serving", "http")
     stop = Event()
-    with _streams(session, stop) if with_streams else nullcontext():
+    with _streams(session, stop, listen) if with_streams else nullcontext():
         run(session.store, host=host, port=port, workers=workers, on_ready=ready, stop=stop)
 
 
 @contextmanager
-def _streams(session: Session, stop: Event) -> Iterator[None]:
+def _streams(session: Session, stop: Event, listen: str | None) -> Iterator[None]:
     """Run every stream in a thread beside the service; where they fail, the service ends with their error."""
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            session.store.stream(stop=stop, report=reporter(session, lambda _: None))
+            session.store.stream(stop=stop, listen=listen, report=reporter(session, lambda _: None))
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
             errors.append(error)
             stop.set()

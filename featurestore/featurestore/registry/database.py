@@ -139,7 +139,7 @@ class Database:
             return StoreUnavailable(
                 f"The registry does not answer: {reason}.",
                 where=self.where,
-                hint="Check `registry:` in featurestore.yaml, the server, and the file's permissions.",
+                hint="Check `registry:` in featurestore.yaml, the server, the file's permissions, the disk.",
             )
         return OperatorError(
             f"The registry refused: {reason}.",

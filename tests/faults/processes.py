@@ -91,12 +91,15 @@ class Worker:
 
 
 class Appending:
-    """A producer in a thread: it appends all events, as far as it is allowed to, while the block runs."""
+    """A producer in a thread: it appends all events, as far as it is allowed to, while the block runs.
+
+    `appended` is how many were acknowledged.
+    """
 
     def __init__(self, store: FeatureStore, traffic: Traffic, source: str = "payments") -> None:
         self._topic: StreamSource = store.environment.stream(store.catalog.source(source))
         self._traffic = traffic
-        self._allowed = self._appended = 0
+        self._allowed = self.appended = 0
         self._changed = Condition()
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run)
@@ -106,6 +109,10 @@ class Appending:
         with self._changed:
             self._allowed = max(self._allowed, round(share * self._traffic.sent.height))
             self._changed.notify()
+
+    def await_appended(self) -> None:
+        """Return once all that is allowed was acknowledged."""
+        wait_for(lambda: self.appended >= self._allowed or self._error is not None, "the producer")
 
     def __enter__(self) -> Appending:
         self._thread.start()
@@ -120,13 +127,13 @@ class Appending:
     def _run(self) -> None:
         count = self._traffic.sent.height
         try:
-            while self._appended < count:
+            while self.appended < count:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._allowed > self._appended)
-                    end = min(self._appended + _APPENDED_AT_ONCE, self._allowed)
-                payloads = self._traffic.payloads(self._appended, end)
+                    self._changed.wait_for(lambda: self._allowed > self.appended)
+                    end = min(self.appended + _APPENDED_AT_ONCE, self._allowed)
+                payloads = self._traffic.payloads(self.appended, end)
                 self._topic.append([(None, payload) for payload in payloads])
-                self._appended = end
+                self.appended = end
         except BaseException as error:  # noqa: BLE001 - raised in the test's thread
             self._error = error
 

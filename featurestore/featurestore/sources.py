@@ -1,0 +1,27 @@
+"""Versions of a source whose events one stream can read for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from featurestore.plans import SourcePlan
+
+
+def is_wider(wide: SourcePlan, narrow: SourcePlan) -> bool:
+    """Tell whether rows read as `wide` serve sets of `narrow` as well: it has more columns at most."""
+
+    def rest(plan: SourcePlan) -> SourcePlan:
+        return replace(plan, schema=(), fingerprint="", batch=None, stream=None, future=0, max_bytes=0)
+
+    topics = [None if plan.stream is None else plan.stream["topic"] for plan in (wide, narrow)]
+    return topics[0] == topics[1] and rest(wide) == rest(narrow) and set(wide.schema) >= set(narrow.schema)
+
+
+def widest(latest: SourcePlan, others: Iterable[SourcePlan]) -> SourcePlan:
+    """Return the version of a source that has all columns of those that one stream feeds at once."""
+    found = latest
+    for other in others:
+        if is_wider(other, found):
+            found = other
+    return found
