@@ -102,10 +102,13 @@ def test_latest_leaves_out_what_was_there_and_nothing_that_came_after(project: P
         source, plan = store.catalog.source("events"), store.catalog.feature_set("spending")
         for table in (
             store.environment.offline.table(tables.landing_table(source)),
-            store.environment.offline.table(tables.DEAD_LETTERS),
             store.environment.rows_table(plan),
         ):
             assert {name: table.position(table.snapshot(), name) for name in ends} == ends
+        letters = store.environment.offline.table(tables.DEAD_LETTERS)
+        places = {name: tables.letters_position("events", name) for name in ends}
+        found = {name: letters.position(letters.snapshot(), place) for name, place in places.items()}
+        assert found == ends
         send(store, 16, 32)  # while no stream runs
     with project.write("latest") as store:
         store.drain()
@@ -307,3 +310,30 @@ def test_a_start_that_is_none_is_the_authors_error(tmp_path: Path, start: str) -
     with pytest.raises(SpecError, match=r"specs.yaml:9: stream: start: ") as error:
         project.write(f'"{start}"')
     assert "2026-01-01T00:00:00Z" in str(error.value)
+
+
+def test_sources_that_share_a_topic_have_their_own_dead_letters(tmp_path: Path) -> None:
+    """What is no event of either is refused by both, whichever commits first, and once."""
+    project = Project(tmp_path, {"kind": "log", "path": str(tmp_path / "log")}, "events", True)
+    project.write().close()
+    other = SPEC.format(topic="events", start="earliest", options=", options: {partitions: 2}", columns="")
+    other = "kind: Source" + other.split("kind: Source")[1].split("---")[0]
+    other = other.replace("name: events", "name: others").replace("amount: int64", "amount: bool")
+    other += "---\nkind: FeatureSet\nname: flags\nentities: [customer]\nsource: others\n"
+    (tmp_path / "others.yaml").write_text(other)
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        send(store, 1, 2, 4)
+        topic = store.environment.stream(store.catalog.source("events"))
+        topic.append([(None, b"neither"), (None, b"nor")])
+        for _ in range(2):
+            store.drain()
+        assert total(store) == (7, 3, 3)
+        table = store.environment.offline.table(tables.DEAD_LETTERS)
+        snapshot = table.snapshot()
+        assert snapshot is not None
+        letters = table.lazy(snapshot, ["source", "code"]).collect().sort("source", "code").rows()
+        assert (
+            letters
+            == [("events", "malformed")] * 2 + [("others", "bad_type")] * 3 + [("others", "malformed")] * 2
+        )

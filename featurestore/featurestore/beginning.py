@@ -137,7 +137,7 @@ class _Beginning:
         from featurestore.rows.dead_letters import empty
 
         begun = {
-            name: known[tables.begun(name)]
+            tables.letters_position(self._source.name, name): known[tables.begun(name)]
             for name in tables.row_partitions(known)
             if known.get(tables.begun(name))
         }

@@ -173,7 +173,8 @@ def states_of(environment: Environment, ids: Sequence[str]) -> dict[str, tuple[s
 
 def streams_of(table: OfflineTable) -> set[str]:
     """Return the names that are partitions of streams, not inputs of a batch source."""
-    return set(tables.row_partitions(table.positions(table.snapshot())))
+    names = tables.row_partitions(table.positions(table.snapshot()))
+    return {name.partition(" ")[0] for name in names}  # behind the space, the source
 
 
 def _letters(rows: pl.DataFrame) -> Iterator[Letter]:

@@ -19,9 +19,12 @@ def is_wider(wide: SourcePlan, narrow: SourcePlan) -> bool:
 
 
 def widest(latest: SourcePlan, others: Iterable[SourcePlan]) -> SourcePlan:
-    """Return the version of a source that has all columns of those that one stream feeds at once."""
+    """Return the version of a source that has all columns of those that one stream feeds at once.
+
+    It is the latest, unless another has more: what else differs, as where its stream begins, is the latest's.
+    """
     found = latest
     for other in others:
-        if is_wider(other, found):
+        if len(other.schema) > len(found.schema) and is_wider(other, found):
             found = other
     return found

@@ -58,6 +58,11 @@ def landed_letters(partition: str, plan: SetPlan) -> str:
     return f"{_INPUT}landed:{partition}/{rows_table(plan)}"
 
 
+def letters_position(source: str, partition: str) -> str:
+    """Return the position, among dead letters, of a source's partition: several sources may share a topic."""
+    return f"{partition} {source}"
+
+
 def begun(partition: str) -> str:
     """Return the position that tells where the reading of a stream's partition began."""
     return f"{BEGUN}{partition}"

@@ -73,7 +73,7 @@ class Job:
         """Return the lowest position of the partition in any store: where reading begins."""
         positions = [
             self.landing.position(self.landing.snapshot(), partition),
-            self.dead_letters.position(self.dead_letters.snapshot(), partition),
+            letters_reached(self.dead_letters, self.dead_letters.snapshot(), self.source, partition),
         ]
         for target in self.targets:
             positions.append(target.table.position(target.table.snapshot(), partition))
@@ -82,12 +82,14 @@ class Job:
 
     def applied(self) -> dict[str, int]:
         """Return by partition how far every store has come, as `start` of all partitions would."""
-        stores = [self.landing, self.dead_letters, *(target.table for target in self.targets)]
+        stores = [self.landing, *(target.table for target in self.targets)]
         known: list[Mapping[str, int]] = [table.positions(table.snapshot()) for table in stores]
+        refused = self.dead_letters.snapshot()
         for target in self.targets:
             for writer in target.writers:
                 known += writer.positions().values()
         names = tables.row_partitions(known[0])
+        known.append({n: letters_reached(self.dead_letters, refused, self.source, n) for n in names})
         return {name: min(positions.get(name, 0) for positions in known) for name in names}
 
 
@@ -253,6 +255,7 @@ class OfflineSink:
 
     def __init__(self, job: Job, counts: Counts, clock: Callable[[], float] = time.monotonic) -> None:
         self._tables: dict[str, OfflineTable] = {LANDING: job.landing, DEAD_LETTERS: job.dead_letters}
+        self._source = job.source
         for target in job.targets:
             self._tables.setdefault(_rows_name(target), target.table)
         self._targets = {_rows_name(target): target.name for target in job.targets}
@@ -308,7 +311,9 @@ class OfflineSink:
             started = time.perf_counter()
             for name, table in self._tables.items():
                 if self._waiting[name]:  # else an earlier attempt came so far
-                    self._counts.add(committed=commit(table, pl.concat(self._waiting[name]), done))
+                    rows = pl.concat(self._waiting[name])
+                    letters_of = self._source if name == DEAD_LETTERS else None
+                    self._counts.add(committed=commit(table, rows, done, letters_of))
                     self._waiting[name] = []
             self._positions = {}
             seconds = time.perf_counter() - started
@@ -362,19 +367,40 @@ class Watch:
                 writer.watch()
 
 
-def commit(table: OfflineTable, rows: pl.DataFrame, positions: Mapping[str, int]) -> int:
+def letters_reached(
+    table: OfflineTable, snapshot: Snapshot | None, source: SourcePlan, partition: str
+) -> int:
+    """Return how far the dead letters of a source's partition go; once they were not told apart by source."""
+    own = table.position(snapshot, tables.letters_position(source.name, partition))
+    return own or table.position(snapshot, partition)
+
+
+def commit(
+    table: OfflineTable,
+    rows: pl.DataFrame,
+    positions: Mapping[str, int],
+    letters_of: SourcePlan | None = None,
+) -> int:
     """Commit the rows that the table lacks, and positions; return how many rows were new.
 
     Reads the positions and commits on one snapshot; reads again when another commit came first. The rows
-    have `__partition` and `__sequence`, or the dead letters' `partition` and `sequence`.
+    have `__partition` and `__sequence`, or the dead letters' `partition` and `sequence`; those of
+    `letters_of` have positions of their own, beside those of sources that share the topic.
     """
     partition, sequence = (
         (plans.PARTITION, plans.SEQUENCE) if plans.PARTITION in rows.columns else ("partition", "sequence")
     )
     while True:
         snapshot = table.snapshot()
-        known = {name: table.position(snapshot, name) for name in positions}
+        known = {
+            name: table.position(snapshot, name)
+            if letters_of is None
+            else letters_reached(table, snapshot, letters_of, name)
+            for name in positions
+        }
         fresh = {name: end for name, end in positions.items() if end > known[name]}
+        if letters_of is not None:
+            fresh = {tables.letters_position(letters_of.name, name): end for name, end in fresh.items()}
         if not fresh:
             return 0
         lacking = rows
