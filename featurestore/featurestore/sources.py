@@ -19,9 +19,12 @@ def is_wider(wide: SourcePlan, narrow: SourcePlan) -> bool:
 
 
 def widest(latest: SourcePlan, others: Iterable[SourcePlan]) -> SourcePlan:
-    """Return the version of a source that has all columns of those that one stream feeds at once."""
+    """Return the version of a source that has all columns of those that one stream feeds at once.
+
+    What the latest says of `future:` and `max_bytes:`, which are no part of a set's version, holds for all.
+    """
     found = latest
     for other in others:
-        if is_wider(other, found):
+        if is_wider(other, found) and not is_wider(found, other):
             found = other
-    return found
+    return replace(found, future=latest.future, max_bytes=latest.max_bytes)
