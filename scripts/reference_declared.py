@@ -216,7 +216,9 @@ def _models(models: Sequence[type[BaseModel]]) -> Iterator[str]:
         schema = model.model_json_schema(mode="validation")
         rows = []
         for name, field in model.model_fields.items():
-            about = schema["properties"][field.alias or name]
+            about = schema["properties"].get(field.alias or name)
+            if about is None:
+                continue  # filled in by the loader, not by the author
             default = "required" if field.is_required() else _default(field)
             rows.append((code(field.alias or name), kind(about), default, field.description or ""))
         yield table(("field", "takes", "default", "meaning"), rows)
