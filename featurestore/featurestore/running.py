@@ -206,6 +206,8 @@ class Running:
                 elif name.startswith("check_"):
                     check = name.removeprefix("check_")
                     metrics.add(f"{_PREFIX}check_failed_total", number, source=source, check=check)
+                elif name != "rejected":
+                    metrics.add(f"{_PREFIX}rows_total", number, source=source, kind=name)
         for source, count in self._counts.items():
             records, size = count.progress.in_flight()
             metrics.set(f"{_PREFIX}in_flight_records", records, source=source)
