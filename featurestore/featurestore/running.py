@@ -14,7 +14,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from featurestore.contracts import StreamSource
-from featurestore.errors import OperatorError, StoreUnavailable
+from featurestore.errors import OperatorError
 from featurestore.metrics import Metrics, Numbers, summed
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class Running:
             for feature_set, generation in source.generations():
                 try:
                     sizes = self._store.environment.online.statistics(generation)
-                except StoreUnavailable:
+                except OperatorError:
                     return  # readiness tells
                 measured.append((feature_set, generation, (sizes["bytes"], sizes["entities"])))
         self._metrics.forget(*names)
