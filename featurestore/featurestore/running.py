@@ -14,7 +14,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from featurestore.contracts import StreamSource
-from featurestore.errors import OperatorError, StoreUnavailable
+from featurestore.errors import OperatorError
 from featurestore.metrics import Metrics, Numbers, summed
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ class Running:
                 elif name.startswith("check_"):
                     check = name.removeprefix("check_")
                     metrics.add(f"{_PREFIX}check_failed_total", number, source=source, check=check)
+                elif name != "rejected":
+                    metrics.add(f"{_PREFIX}rows_total", number, source=source, kind=name)
         for source, count in self._counts.items():
             records, size = count.progress.in_flight()
             metrics.set(f"{_PREFIX}in_flight_records", records, source=source)
@@ -300,7 +302,7 @@ class Running:
             for feature_set, generation in source.generations():
                 try:
                     sizes = self._store.environment.online.statistics(generation)
-                except StoreUnavailable:
+                except OperatorError:
                     return  # readiness tells
                 measured.append((feature_set, generation, (sizes["bytes"], sizes["entities"])))
         self._metrics.forget(*names)

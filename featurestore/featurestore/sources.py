@@ -21,8 +21,7 @@ def is_wider(wide: SourcePlan, narrow: SourcePlan) -> bool:
 def widest(latest: SourcePlan, others: Iterable[SourcePlan]) -> SourcePlan:
     """Return the version of a source that has all columns of those that one stream feeds at once.
 
-    It is the latest, unless another has more columns; what else differs, as where its stream begins, its
-    `future:` and its `max_bytes:`, is the latest's.
+    It is the latest, unless another has more columns; `future:` and `max_bytes:` are always the latest's.
     """
     found = latest
     for other in others:

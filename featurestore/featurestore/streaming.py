@@ -92,6 +92,10 @@ def stream(
                         f"The stream did not end within {STOP_SECONDS:g} s of being told to.",
                         hint="What it had not committed is read again at the next start.",
                     )
+        except KeyboardInterrupt:  # a signal that came when a stream had failed
+            if streams.errors:
+                raise streams.errors[0] from None
+            raise
         finally:
             stop.set()
             streams.close()

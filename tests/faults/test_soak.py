@@ -109,7 +109,7 @@ class Producer:
 
 
 def judged(store: FeatureStore, producer: Producer) -> int:
-    """Compare all customers' values, and the offline rows, with what was sent; return how many there are."""
+    """Compare every customer's values, and the offline rows, with what was sent; return how many."""
     plan = store.catalog.feature_set("spending")
     table = store.environment.rows_table(plan)
     snapshot = table.snapshot()

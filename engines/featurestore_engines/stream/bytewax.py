@@ -72,8 +72,12 @@ _EPOCH = timedelta(milliseconds=200)
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one target in the shards of one lane; without a target, a checkpoint of all its shards."""
+    """Rows of one target in the shards of one lane; without a target, a checkpoint of all its shards.
 
+    `feeds` is what the job feeds that read them: positions reach back as far as those stores need.
+    """
+
+    feeds: str
     target: str | None
     rows: pl.DataFrame | None
     positions: dict[str, int]
@@ -215,6 +219,7 @@ class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
             self._run,
             self._counts,
             self._committed,
+            self._job.feeds,
         )
 
 
@@ -234,7 +239,9 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         run: _Run,
         counts: Counts,
         committed: Callable[[], None],
+        feeds: str,
     ) -> None:
+        self._feeds = feeds
         self._name = name
         self._open_reader = open_reader
         self._watch = watch
@@ -283,7 +290,7 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         self._counts.observe("batch_records", len(batch.records))
         prepared = self._preparation.prepare(batch)
         self._offline.add(prepared)
-        return _lanes(prepared)
+        return _lanes(prepared, self._feeds)
 
     def _checkpoint(self) -> list[tuple[int, Piece]]:
         """Commit what is due; return the position for every lane, where there is one that they lack."""
@@ -292,7 +299,7 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         if durable <= self._told:
             return []
         self._told = durable
-        return [(lane, Piece(None, None, {self._name: durable})) for lane in range(LANES)]
+        return [(lane, Piece(self._feeds, None, None, {self._name: durable})) for lane in range(LANES)]
 
     def next_awake(self) -> datetime:
         return _AT_ONCE
@@ -305,13 +312,13 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
             self._reader.close()
 
 
-def _lanes(prepared: Prepared) -> list[tuple[int, Piece]]:
+def _lanes(prepared: Prepared, feeds: str) -> list[tuple[int, Piece]]:
     """Return the rows of each target cut by lane."""
     positions = {prepared.partition: prepared.next_sequence}
     pieces = []
     for target, rows in prepared.sets.items():
         for (lane,), part in rows.group_by((pl.col(plans.SHARD) % LANES).alias("lane")):
-            pieces.append((int(lane), Piece(target, part, positions, prepared.times_of(part))))
+            pieces.append((int(lane), Piece(feeds, target, part, positions, prepared.times_of(part))))
     return pieces
 
 
@@ -389,8 +396,9 @@ def _process(number: int) -> str:
 class _Online(FixedPartitionedSink[Piece, None]):
     """The online store, by lane."""
 
-    def __init__(self, sink: OnlineSink, run: _Run) -> None:
+    def __init__(self, sink: OnlineSink, feeds: str, run: _Run) -> None:
         self._sink = sink
+        self._feeds = feeds
         self._run = run
 
     def list_parts(self) -> list[str]:
@@ -401,12 +409,13 @@ class _Online(FixedPartitionedSink[Piece, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Lane:
         del step_id, resume_state
-        return _Lane(self._sink, range(int(for_part), SHARDS, LANES), self._run)
+        return _Lane(self._sink, self._feeds, range(int(for_part), SHARDS, LANES), self._run)
 
 
 class _Lane(StatefulSinkPartition[Piece, None]):
-    def __init__(self, sink: OnlineSink, shards: Sequence[int], run: _Run) -> None:
+    def __init__(self, sink: OnlineSink, feeds: str, shards: Sequence[int], run: _Run) -> None:
         self._sink = sink
+        self._feeds = feeds
         self._shards = shards
         self._run = run
 
@@ -415,6 +424,13 @@ class _Lane(StatefulSinkPartition[Piece, None]):
             self._run.attempt(partial(self._write, piece), None)
 
     def _write(self, piece: Piece) -> None:
+        if (
+            piece.feeds != self._feeds
+        ):  # the reader began where its own stores end: ours may lack what is before
+            raise StoreUnavailable(
+                "Processes of the stream were started with different versions or generations.",
+                hint="They start anew.",
+            )
         if piece.target is None or piece.rows is None or piece.times is None:
             self._sink.checkpoint(piece.positions, self._shards)
         else:
@@ -441,7 +457,7 @@ def dataflow(
     flow = Dataflow("featurestore")
     pieces = op.input("records", flow, _Records(job, source, partitions, run, counts, committed))
     lanes = op.map("lane", pieces, lambda item: (f"{item[0]:02}", item[1]))
-    op.output("online", lanes, _Online(OnlineSink(job, counts), run))
+    op.output("online", lanes, _Online(OnlineSink(job, counts), job.feeds, run))
     ending = op.input("ending", flow, _Ending(run, len(addresses) or 1, counts))
     op.output("told", ending, _Told(run, process))
     return flow

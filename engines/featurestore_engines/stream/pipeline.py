@@ -80,6 +80,15 @@ class Job:
             positions += [writer.lowest(partition) for writer in target.writers]
         return min(positions)
 
+    @property
+    def feeds(self) -> str:
+        """What is fed: every target with its generations."""
+        return " ".join(
+            sorted(
+                f"{target.name}:{','.join(w.generation for w in target.writers)}" for target in self.targets
+            )
+        )
+
     def applied(self) -> dict[str, int]:
         """Return by partition how far every store has come, as `start` of all partitions would."""
         stores = [self.landing, *(target.table for target in self.targets)]
