@@ -389,11 +389,10 @@ class World:
         table = store.environment.rows_table(plan)
         reached = tables.row_partitions(table.positions(table.snapshot()))
         topic = store.environment.stream(plan.source)
+        landing = offline.table(tables.landing_table(plan.source))
         for partition in topic.partitions():
             assert reached[partition] == topic.reader(partition, None).end()
-        streams = {name: end for name, end in reached.items() if name != tables.BATCH}
-        landing = offline.table(tables.landing_table(plan.source))
-        assert landing.positions(landing.snapshot()) == streams
+            assert landing.position(landing.snapshot(), partition) == reached[partition]
         writer = OnlineWriter(plan, store.environment.online, store.catalog.serving(plan))
         for shard, positions in writer.positions().items():
             behind = {name: end for name, end in reached.items() if positions.get(name, 0) < end}
