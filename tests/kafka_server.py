@@ -172,7 +172,7 @@ class KafkaServer:
         }
         path = self._folder / "server.properties"
         path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        cluster = secrets.token_urlsafe(16)
+        cluster = "k" + secrets.token_urlsafe(16)[1:]  # one that begins with - would be taken for an option
         done = subprocess.run(
             self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(path)),
             capture_output=True,
