@@ -38,14 +38,13 @@ class Worker:
         self.root = root
         self.output = root / f"{name}-{time.monotonic_ns()}.txt"
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        compiled = {"PYTHONPYCACHEPREFIX": str(root / "pycache")}  # starts as fast as where it is installed
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "featurestore.cli", *arguments],
                 cwd=root,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**inherited, **compiled, **(environment or {})},
+                env={**inherited, **(environment or {})},
             )
 
     @classmethod
