@@ -118,11 +118,14 @@ def apply(environment: Environment, compiled: CompiledProject, planned: Changes,
     )
     for plan in compiled.sets.values():
         if plan.online and not _had_rows(environment, plan) and not _is_served(environment, plan):
-            generation = environment.registry.create_generation(
+            generation = environment.registry.begin_generation(
                 environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {}
-            )
-            mark(environment.online, generation.id)
-            environment.registry.promote(generation.id)
+            )  # a first ingest fills the same one, from here on; one before may have let another serve
+            if not _is_served(environment, plan):
+                mark(environment.online, generation.id)
+                environment.registry.promote(generation.id)
+            elif environment.registry.generation(generation.id).status == "building":
+                environment.registry.retire(generation.id)
 
 
 def _fingerprints(compiled: CompiledProject) -> dict[tuple[str, str], str]:
