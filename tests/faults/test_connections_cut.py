@@ -31,7 +31,7 @@ from featurestore_connectors.redis import RedisOnlineStore
 pytestmark = pytest.mark.redis
 
 TIMEOUT = 0.3
-CUTS = 2000 if LONG else 60
+CUTS = 1000 if LONG else 60  # of the some 3,550 bytes that a micro-batch takes
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def store_at(proxy: Proxy, prefix: str = "fs") -> RedisOnlineStore:
     )
 
 
-def test_cut_at_every_byte_of_a_micro_batch(proxy: Proxy, measured: Measured) -> None:
+def test_cut_at_any_byte_of_a_micro_batch(proxy: Proxy, measured: Measured) -> None:
     """A writer reads and writes eight shards; the connection ends after byte n, one way or the other.
 
     Where the answer is lost the write has happened and the writer does not know. It begins anew, as a stream
@@ -64,7 +64,7 @@ def test_cut_at_every_byte_of_a_micro_batch(proxy: Proxy, measured: Measured) ->
     spans = dict(proxy.bytes)
     places = [(way, n) for way, span in spans.items() for n in range(span + 1)]
     rng = random.Random(1)
-    chosen = places if LONG else rng.sample(places, CUTS)
+    chosen = rng.sample(places, CUTS)
     unknown = attempts = 0
     for number, (way, n) in enumerate(chosen):
         how = (RESET, CLOSE)[number % 2] if number % 60 else SILENCE
@@ -88,7 +88,7 @@ def test_cut_at_every_byte_of_a_micro_batch(proxy: Proxy, measured: Measured) ->
     aside.close()
     assert unknown > 0, "no write's answer was ever lost"
     measured(
-        "connection to Redis cut at every byte of a micro-batch",
+        "connection to Redis cut at any byte of a micro-batch",
         promised="what took effect without an answer is not applied again; nothing is lost",
         bytes=spans,
         cuts=len(chosen),
