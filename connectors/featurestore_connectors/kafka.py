@@ -22,7 +22,6 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -125,6 +124,7 @@ class KafkaStream:
         self._producer: Producer | None = None
         self._lock = threading.Lock()
         self._cluster = self._topic_id = ""
+        self._monitored: Consumer | None = None
         self._group_failed = False
         self._described: tuple[float, str, int] = (float("-inf"), "", 0)
         self.epochs: dict[int, list[tuple[int, int]]] = {}
@@ -264,25 +264,30 @@ class KafkaStream:
         ]
         if not offsets:
             return
-        try:
-            request = [ConsumerGroupTopicPartitions(group, offsets)]
-            [answer] = self._admin.alter_consumer_group_offsets(
-                request, request_timeout=self.answer_within
-            ).values()
-            answer.result()
-            self._group_failed = False
-        except KafkaException as error:
-            if not self._group_failed:
-                _LOGGER.warning("The lag of group %s cannot be shown: %s", group, error.args[0].str())
-            self._group_failed = True
+        with self._lock:
+            if self._monitored is None:
+                settings = {"group.id": group, "on_commit": self._shown}
+                self._monitored = self._client(Consumer, "consumer", settings)
+            consumer = self._monitored
+        # Not by the admin: librdkafka 2.16 aborts the process where the coordinator dies meanwhile.
+        consumer.commit(offsets=offsets, asynchronous=True)
+        consumer.poll(0)  # takes the answer to what was committed before
+
+    def _shown(self, error: KafkaError | None, _partitions: Sequence[TopicPartition]) -> None:
+        if error is not None and not self._group_failed:
+            _LOGGER.warning("The lag of topic '%s' cannot be shown: %s", self.topic, error.str())
+        self._group_failed = error is not None
 
     def close(self) -> None:
         """Release connections. What was not acknowledged is given up."""
         with self._lock:
             producer, self._producer = self._producer, None
+            monitored, self._monitored = self._monitored, None
         if producer is not None:
             producer.purge()
             producer.flush(1)
+        if monitored is not None:
+            monitored.close()
 
     def offsets(self, partitions: Sequence[int], *specs: Any) -> dict[int, list[int]]:
         """Return by partition the offsets that the specs ask for, as of now.
@@ -375,13 +380,14 @@ class KafkaStream:
         topics = TopicCollection([self.topic])
         return self._admin.describe_topics(topics, request_timeout=self.answer_within)[self.topic].result()
 
-    def _client(self, kind: Any, role: str) -> Any:
+    def _client(self, kind: Any, role: str, more: Mapping[str, Any] = {}) -> Any:
         properties = {
             "log_level": 2,  # errors come through `error_cb`, not once per attempt to connect
             **_DEFAULTS[role],
             **({"delivery.timeout.ms": int(self.patience * 1000)} if role == "producer" else {}),
             **self._options,
             **_OURS[role],
+            **more,
             "bootstrap.servers": self.brokers,
             "error_cb": self._note,
         }
