@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import shop
@@ -23,6 +25,8 @@ from streams import check, lag, make_project, send
 
 from featurestore import FeatureStore
 from featurestore.cli import main
+from featurestore.running import StreamOptions
+from featurestore.supervising import Supervisor
 from featurestore_connectors.embedded import EmbeddedServer
 
 needs_bytewax = pytest.mark.skipif(importlib.util.find_spec("bytewax") is None, reason="Bytewax is missing")
@@ -163,6 +167,28 @@ def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
 def measured_lag(url: str) -> float:
     lags = [n for name, n in measured(url).items() if name.startswith("featurestore_stream_lag_events")]
     return sum(lags) if lags else float("inf")
+
+
+@needs_bytewax
+def test_a_process_that_is_frozen_counts_as_stalled(project: tuple[Path, FeatureStore]) -> None:
+    """Nothing comes of it any more, that it stands still neither: liveness is to tell."""
+    _, store = project
+    streams = Supervisor(store, ["payments", "visits"], StreamOptions(processes=2), Event())
+    streams.start()
+    try:
+        until(lambda: streams.join(0.1) or is_ready(streams), "the stream to run")
+        [child, *_] = (each for each in multiprocessing.active_children() if each.name == "process 1")
+        os.kill(child.pid or 0, signal.SIGSTOP)
+        until(lambda: streams.join(0.1) or streams.report().stalled_seconds > 4.0, "the stall to be told")
+        os.kill(child.pid or 0, signal.SIGCONT)
+        until(lambda: streams.join(0.1) or streams.report().stalled_seconds < 2.0, "the stall to end")
+        assert not streams.errors
+    finally:
+        streams.close()
+
+
+def is_ready(streams: Supervisor) -> bool:
+    return streams.report().not_ready is None
 
 
 @needs_bytewax

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 _REPORT_SECONDS = 0.2
+_SILENT_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 10.0
 _IDLE_STOP_SECONDS = 3.0
 """How long a process that has read nothing waits for its cluster before it ends."""
@@ -107,7 +108,7 @@ class Supervisor:
             counts,
             summed([*(numbers for _, numbers in everything), self._metrics.numbers()]),
             not_ready,
-            max((r.stalled_seconds for r in reports), default=0.0),
+            max((child.stalled_seconds() for child in self._children.values()), default=0.0),
         )
 
     def _look(self) -> bool:
@@ -192,6 +193,7 @@ class _Child:
         self.error: FeatureStoreError | None = None
         self.is_done = False
         self._why = ""
+        self._told_at = time.monotonic()
         self._is_stopping = False
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -214,6 +216,7 @@ class _Child:
         with suppress(EOFError, OSError):
             while self._pipe.poll():
                 kind, told = self._pipe.recv()
+                self._told_at = time.monotonic()
                 if kind == "failed":
                     self.error = _Failed(told["message"], where=told["where"], hint=told["hint"])
                     self.error.code = told["code"]
@@ -242,6 +245,11 @@ class _Child:
             return False
         self.receive()
         return True
+
+    def stalled_seconds(self) -> float:
+        """Return for how long its loops stand still, by what it told; one that is silent may be frozen."""
+        silent = time.monotonic() - self._told_at
+        return self.report.stalled_seconds + (silent if silent > _SILENT_SECONDS else 0.0)
 
     def has_worked(self) -> bool:
         """Tell whether the process has written anything."""
