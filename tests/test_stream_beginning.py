@@ -229,6 +229,24 @@ def test_partitions_that_are_added_just_after_a_stream_listed_them_are_noticed(
         assert not source.changed()
 
 
+@pytest.mark.kafka
+def test_a_gap_that_retention_made_is_accepted_by_the_operator(tmp_path: Path, kafka: KafkaBroker) -> None:
+    """The stream ends, for events are lost; it goes on once somebody has said so."""
+    project = Project(tmp_path, kafka.config, kafka.create_topic(partitions=1))
+    with project.write() as store:
+        send(store, 1, 2)
+        store.drain()
+        send(store, 4, 8, 16)
+        kafka.delete_records(project.topic, 0, 4)
+        with pytest.raises(OperatorError, match="records 2 to 3 are no longer in the topic") as caught:
+            store.drain()
+        assert "featurestore accept-topic" in str(caught.value)
+        assert list(store.accept_topic("events").values()) == [4]
+        assert store.accept_topic("events") == {}
+        store.drain()
+        assert total(store) == (1 + 2 + 16, 3, 3)
+
+
 def add_partitions(project: Project, request: pytest.FixtureRequest) -> None:
     """Give a Kafka topic 7 partitions; a log has them with its next declaration."""
     if not project.has_partitions:
