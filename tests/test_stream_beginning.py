@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from brokers import KafkaBroker, start_mock_broker
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
-from featurestore import FeatureStore, instants, tables
+from featurestore import FeatureStore, instants, running, tables
 from featurestore.errors import OperatorError, SpecError
 from featurestore.streaming import _Jobs
 from featurestore_engines.stream import local
@@ -118,6 +119,28 @@ def test_latest_leaves_out_what_was_there_and_nothing_that_came_after(project: P
         assert total(store) == (112, 3, 3)
 
 
+def test_a_plain_stream_that_is_told_to_stop_reads_no_further_partition_and_commits(tmp_path: Path) -> None:
+    project = Project(tmp_path, {"kind": "log", "path": str(tmp_path / "log")}, "events", True)
+    with project.write(partitions=6) as store:
+        send(store, *range(60))
+        topic = store.environment.stream(store.catalog.source("events"))
+        stop = Event()
+
+        def is_over() -> bool:
+            """Tell whether it was told to stop, which it is while it works on its first partition."""
+            was_told = stop.is_set()
+            stop.set()
+            return was_told
+
+        with local.Loop(_Jobs(store, "events", local.ENGINE).job(), topic) as loop:
+            read = loop.step(is_over)
+            loop.flush()
+        assert 0 < read < 60
+        assert total(store)[1:] == (read, read)
+        store.drain()
+        assert total(store) == (sum(range(60)), 60, 60)
+
+
 def test_latest_is_decided_once_whatever_is_declared_later(project: Project) -> None:
     with project.write("latest") as store:
         send(store, 1, 2)
@@ -175,15 +198,61 @@ def test_a_partition_that_is_added_begins_at_its_first_record(
     with project.write("latest") as store:
         send(store, *range(10))
         store.drain()
-    if not project.has_partitions:
-        broker: KafkaBroker = request.getfixturevalue("kafka")
-        admin = broker._admin()
-        admin.create_partitions([NewPartitions(project.topic, 7)])[project.topic].result(15)
+    add_partitions(project, request)
     with project.write("latest", partitions=7) as store:
         await_partitions(store, 7)
         send(store, *(100 + n for n in range(40)))
         store.drain()
         assert total(store) == (sum(range(100, 140)), 40, 40)
+
+
+@pytest.mark.kafka
+def test_partitions_that_are_added_just_after_a_stream_listed_them_are_noticed(
+    tmp_path: Path, kafka: KafkaBroker, request: pytest.FixtureRequest
+) -> None:
+    project = Project(tmp_path, kafka.config, kafka.create_topic(partitions=4))
+    with project.write() as store:
+        topic = store.environment.stream(store.catalog.source("events"))
+        starts: list[str] = []
+        jobs = _Jobs(store, "events", local.ENGINE)
+        source = running._Source("events", topic, jobs, lambda: starts.append("anew"))
+        source.make()
+        read = topic.partitions()  # as the engine does, before anybody looks for more
+        add_partitions(project, request)
+        await_partitions(store, 7)
+        source.found(topic.ends())
+        assert len(read) == 4
+        assert source.changed()
+        assert starts == ["anew"]
+        source.make()
+        source.found(topic.ends())
+        assert not source.changed()
+
+
+@pytest.mark.kafka
+def test_a_gap_that_retention_made_is_accepted_by_the_operator(tmp_path: Path, kafka: KafkaBroker) -> None:
+    """The stream ends, for events are lost; it goes on once somebody has said so."""
+    project = Project(tmp_path, kafka.config, kafka.create_topic(partitions=1))
+    with project.write() as store:
+        send(store, 1, 2)
+        store.drain()
+        send(store, 4, 8, 16)
+        kafka.delete_records(project.topic, 0, 4)
+        with pytest.raises(OperatorError, match="records 2 to 3 are no longer in the topic") as caught:
+            store.drain()
+        assert "featurestore accept-topic" in str(caught.value)
+        assert list(store.accept_topic("events").values()) == [4]
+        assert store.accept_topic("events") == {}
+        store.drain()
+        assert total(store) == (1 + 2 + 16, 3, 3)
+
+
+def add_partitions(project: Project, request: pytest.FixtureRequest) -> None:
+    """Give a Kafka topic 7 partitions; a log has them with its next declaration."""
+    if not project.has_partitions:
+        broker: KafkaBroker = request.getfixturevalue("kafka")
+        admin = broker._admin()
+        admin.create_partitions([NewPartitions(project.topic, 7)])[project.topic].result(15)
 
 
 def await_partitions(store: FeatureStore, count: int) -> None:

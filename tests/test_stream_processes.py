@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import shop
@@ -23,6 +25,8 @@ from streams import check, lag, make_project, send
 
 from featurestore import FeatureStore
 from featurestore.cli import main
+from featurestore.running import StreamOptions
+from featurestore.supervising import Supervisor
 from featurestore_connectors.embedded import EmbeddedServer
 
 needs_bytewax = pytest.mark.skipif(importlib.util.find_spec("bytewax") is None, reason="Bytewax is missing")
@@ -166,6 +170,40 @@ def measured_lag(url: str) -> float:
 
 
 @needs_bytewax
+def test_a_process_that_is_frozen_counts_as_stalled(project: tuple[Path, FeatureStore]) -> None:
+    """Nothing comes of it any more, that it stands still neither: liveness is to tell."""
+    _, store = project
+    streams = Supervisor(store, ["payments", "visits"], StreamOptions(processes=2), Event())
+    streams.start()
+    try:
+        until(lambda: streams.join(0.1) or is_ready(streams), "the stream to run")
+        [child, *_] = (each for each in multiprocessing.active_children() if each.name == "process 1")
+        os.kill(child.pid or 0, signal.SIGSTOP)
+        until(lambda: streams.join(0.1) or streams.report().stalled_seconds > 4.0, "the stall to be told")
+        os.kill(child.pid or 0, signal.SIGCONT)
+        until(lambda: streams.join(0.1) or streams.report().stalled_seconds < 2.0, "the stall to end")
+        assert not streams.errors
+    finally:
+        streams.close()
+
+
+def is_ready(streams: Supervisor) -> bool:
+    return streams.report().not_ready is None
+
+
+@needs_bytewax
+def test_a_signal_to_all_of_the_group_while_processes_start_is_an_orderly_end(
+    project: tuple[Path, FeatureStore],
+) -> None:
+    """As a terminal's Ctrl-C or a service manager sends it, before the processes know of signals."""
+    root, _ = project
+    with command(root, "--processes", "2") as running:
+        until(lambda: len(running.children()) == 2, "the processes", running)
+        os.killpg(running.process.pid, signal.SIGTERM)
+        assert running.process.wait(SECONDS) == 0, running.said
+
+
+@needs_bytewax
 def test_processes_end_when_their_supervisor_is_killed(project: tuple[Path, FeatureStore]) -> None:
     root, store = project
     paid, _ = shop.make_log(22, 60)
@@ -244,6 +282,7 @@ def test_processes_that_keep_ending_end_the_stream(project: tuple[Path, FeatureS
         ) as running:
             assert running.process.wait(SECONDS) == 1
             assert "Processes of the stream keep ending: process 0" in running.said
+            assert "Address already in use" in running.said
 
 
 @pytest.mark.parametrize(
@@ -257,6 +296,10 @@ def test_processes_that_keep_ending_end_the_stream(project: tuple[Path, FeatureS
         (["--processes", "2", "--addresses", "a:1,b:2"], 2, "exclude each other"),
         (["--addresses", "a:1,b"], 1, "'b' is no address. Write host:port"),
         (["--addresses", "a:1,b:2", "--process-id", "2"], 1, "There is no process 2 among 2 addresses"),
+        (["--addresses", "a:1,b:65536"], 1, "Ports go from 1 to 65535"),
+        (["--addresses", "a:65535,b:65535"], 1, "'a:65535' is no address for 2 sources"),
+        (["--addresses", "a:4000,a:4001"], 1, "The ports of 'a:4001' are taken by an address before it"),
+        (["--process-id", "1"], 2, "--process-id is a place among --addresses"),
         (["--listen", "8080"], 1, "'8080' is no address to listen on"),
         (["--log-format", "xml"], 2, "'xml' is not one of text, json"),
     ],

@@ -187,7 +187,7 @@ def test_records_that_retention_deleted_are_an_operators_error(
     kafka.delete_records(source.topic, int(partition.rpartition("/")[2]), 6)
     with pytest.raises(OperatorError, match=r"records 2 to 5 are no longer in the topic") as error:
         source.reader(partition, 2)
-    assert "starting from 6" in str(error.value)
+    assert "go on from 6: featurestore accept-topic" in str(error.value)
     reader = source.reader(partition, None)
     assert await_batch(reader).records[0].sequence == 6
     reader.close()

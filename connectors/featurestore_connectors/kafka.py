@@ -172,7 +172,7 @@ class KafkaStream:
             raise OperatorError(
                 f"There is no partition {partition} at {self.brokers}: topic '{self.topic}' has "
                 f"{names[0]} to /{len(names) - 1}. The topic was recreated, or this is another cluster.",
-                hint="Point brokers: at the old cluster, or apply the source again so that it starts anew.",
+                hint="Point brokers: at the old cluster, or run featurestore accept-topic with the source.",
             )
         consumer: Consumer = self._client(Consumer, "consumer")
         try:
@@ -533,7 +533,7 @@ class KafkaReader:
             raise OperatorError(
                 f"Topic '{self._stream.topic}' was recreated: its partitions are now {prefix}/…, "
                 f"while {self.partition} was being read (up to {self._next}).",
-                hint="Apply the source again so that it starts from the new topic.",
+                hint="Go on with the new one: featurestore accept-topic, with the source.",
             )
         self._verified = time.monotonic()
 
@@ -557,7 +557,7 @@ class KafkaReader:
                 raise OperatorError(
                     f"{self.partition} was truncated before {self._next}: other records stand where"
                     f" some did that were applied ({error.str()}).",
-                    hint="Restore the topic, or apply the source again so that it starts from the new one.",
+                    hint="Restore the topic; or make it anew, and featurestore accept-topic.",
                 )
             raise StoreUnavailable(
                 f"{self.partition}: offset {self._next} could not be fetched ({error.str()}).",
@@ -578,14 +578,14 @@ class KafkaReader:
             raise OperatorError(
                 f"{self.partition}: records {self._next} to {low - 1} are no longer in the topic "
                 "(retention deleted them before they were read).",
-                hint=f"Restore them from where they came, or accept the gap by starting from {low}; "
-                "a longer retention.ms keeps it from happening again.",
+                hint=f"Accept the gap and go on from {low}: featurestore accept-topic, with the source. "
+                "A longer retention.ms keeps it from happening again.",
             )
         if self._next > high:
             raise OperatorError(
                 f"{self.partition} ends at {high}, before the position {self._next} that was applied: "
                 "the topic was truncated or recreated.",
-                hint="Restore the topic, or apply the source again so that it starts from the new one.",
+                hint="Restore the topic; or make it anew, and featurestore accept-topic.",
             )
 
 

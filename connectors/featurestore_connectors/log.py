@@ -202,7 +202,7 @@ class LogStream:
             raise OperatorError(
                 f"There is no partition {partition}: topic '{self.topic}' at {self.folder} has "
                 f"{self._names[0]} to /{len(self._names) - 1}. A log that was recreated has another id.",
-                hint="Restore the log, or apply the source again so that it starts from the new one.",
+                hint="Restore the log, or run featurestore accept-topic with the source.",
             )
         return self._writers[self._names.index(partition)]
 
@@ -336,7 +336,7 @@ class LogReader:
 def _lost(partition: str, sequence: int, start: int) -> OperatorError:
     return OperatorError(
         f"{partition}: records {sequence} to {start - 1} were deleted by retention before they were read.",
-        hint=f"Restore them, or accept the gap by starting the source again from {start}.",
+        hint=f"Restore them, or go on from {start}: featurestore accept-topic, with the source.",
     )
 
 

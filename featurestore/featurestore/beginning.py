@@ -48,7 +48,7 @@ def begin_before_push(environment: Environment, source: SourcePlan) -> None:
 def accept_topic(environment: Environment, source: SourcePlan, start: str = EARLIEST) -> dict[str, int]:
     """Go on with a topic that was made anew, or another cluster's; return where its partitions begin.
 
-    Where the topic is known already, nothing is changed.
+    Where the topic is known already, only partitions are moved whose next records are no longer there.
     """
     return _Beginning(environment, source).record(start, is_accepted=True)
 
@@ -70,6 +70,8 @@ class _Beginning:
             snapshot = self._landing.snapshot()
             known = self._landing.positions(snapshot)
             decided = self._decide(known, start or self._start, is_accepted)
+            if is_accepted:
+                decided |= self._gaps(known)
             if not decided:
                 break
             marks = {tables.begun(name): sequence for name, sequence in decided.items()}
@@ -101,6 +103,11 @@ class _Beginning:
         for name, sequence in begun.items():
             found[name] = max(sequence, self._stream.begin(name, EARLIEST))
         return found
+
+    def _gaps(self, known: Mapping[str, int]) -> dict[str, int]:
+        """Return where known partitions go on whose next records the broker no longer has."""
+        first = {name: self._stream.begin(name, EARLIEST) for name in self._stream.partitions()}
+        return {name: low for name, low in first.items() if low > known.get(name, low)}
 
     def _earlier(self) -> dict[str, int]:
         """Return the positions in the landing tables of the source's other schemas."""

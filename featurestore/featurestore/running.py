@@ -86,8 +86,12 @@ class _Source:
         self._is_changed = False
 
     def make(self) -> Any:
-        """Return the job as of now."""
-        self._partitions = frozenset()
+        """Return the job as of now.
+
+        The partitions are noted before the engine lists those that it reads: more than these, whenever they
+        were added, are noticed.
+        """
+        self._partitions = frozenset(self.topic.partitions())
         self._is_changed = False
         self.job = self._jobs.job()
         log.info(
@@ -111,8 +115,6 @@ class _Source:
         now = frozenset(partitions)
         if self._partitions and now > self._partitions:
             self._start_anew(f"the topic has {len(now)} partitions, not {len(self._partitions)} any more")
-        else:
-            self._partitions = self._partitions or now
 
     def generations(self) -> list[tuple[str, str]]:
         """Return the sets and generations that are fed."""

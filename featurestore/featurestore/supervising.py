@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from threading import Event
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 _REPORT_SECONDS = 0.2
+_SILENT_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 10.0
 _IDLE_STOP_SECONDS = 3.0
 """How long a process that has read nothing waits for its cluster before it ends."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Clusters = dict[str, tuple[tuple[str, ...], int]]
 
@@ -64,7 +67,7 @@ class Supervisor:
         self._failing_since: float | None = None
         self._pause = 0.25
         self._start_at: float | None = None
-        _check(options)
+        _check(options, len(names))
 
     def start(self) -> None:
         """Start the processes."""
@@ -105,7 +108,7 @@ class Supervisor:
             counts,
             summed([*(numbers for _, numbers in everything), self._metrics.numbers()]),
             not_ready,
-            max((r.stalled_seconds for r in reports), default=0.0),
+            max((child.stalled_seconds() for child in self._children.values()), default=0.0),
         )
 
     def _look(self) -> bool:
@@ -189,6 +192,8 @@ class _Child:
         self.report = Report({name: {} for name in names})
         self.error: FeatureStoreError | None = None
         self.is_done = False
+        self._why = ""
+        self._told_at = time.monotonic()
         self._is_stopping = False
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -197,7 +202,13 @@ class _Child:
             args=(store, list(names), options, clusters, theirs, logs.current()),
             name=f"process {options.process}",
         )
-        self._process.start()
+        # Told to all of its group, a signal ends a process that does not yet leave it to the supervisor.
+        resource_tracker.ensure_running()  # which would unblock them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def receive(self) -> None:
@@ -205,9 +216,12 @@ class _Child:
         with suppress(EOFError, OSError):
             while self._pipe.poll():
                 kind, told = self._pipe.recv()
+                self._told_at = time.monotonic()
                 if kind == "failed":
                     self.error = _Failed(told["message"], where=told["where"], hint=told["hint"])
                     self.error.code = told["code"]
+                elif kind == "panicked":
+                    self._why = f" ({told})"
                 else:
                     self.report = told
                     self.is_done = kind == "done"
@@ -232,6 +246,11 @@ class _Child:
         self.receive()
         return True
 
+    def stalled_seconds(self) -> float:
+        """Return for how long its loops stand still, by what it told; one that is silent may be frozen."""
+        silent = time.monotonic() - self._told_at
+        return self.report.stalled_seconds + (silent if silent > _SILENT_SECONDS else 0.0)
+
     def has_worked(self) -> bool:
         """Tell whether the process has written anything."""
         return any(n.get("applied", 0) + n.get("committed", 0) for n in self.report.counts.values())
@@ -240,16 +259,29 @@ class _Child:
         """Return how the process ended, for a message."""
         code = self._process.exitcode or 0
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-        return f"{self._process.name} ({self._process.pid}) ended {how}"
+        return f"{self._process.name} ({self._process.pid}) ended {how}{self._why}"
 
 
-def _check(options: StreamOptions) -> None:
+def _check(options: StreamOptions, sources: int) -> None:
     if not options.addresses:
         return
+    taken: set[tuple[str, int]] = set()
     for address in options.addresses:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise RequestError(f"'{address}' is no address.", hint="Write host:port, one per process.")
+        ports = range(int(port), int(port) + sources)
+        if not 0 < ports[0] <= ports[-1] < 2**16:
+            raise RequestError(
+                f"'{address}' is no address for {sources} sources, each of which takes a port from there on.",
+                hint="Ports go from 1 to 65535.",
+            )
+        if taken.intersection((host, number) for number in ports):
+            raise RequestError(
+                f"The ports of '{address}' are taken by an address before it.",
+                hint=f"Every source takes the next port: leave {sources} for each process of a host.",
+            )
+        taken.update((host, number) for number in ports)
     if not 0 <= options.process < len(options.addresses):
         raise RequestError(
             f"There is no process {options.process} among {len(options.addresses)} addresses.",
@@ -280,8 +312,9 @@ def _work(
     """Run the streams in a process of the supervisor's; it alone is told of signals, and passes them on."""
     from featurestore.streaming import running
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     if settings is not None:
         logs.configure(settings)
     stop = Event()
@@ -304,6 +337,7 @@ def _work(
         _tell(pipe, "failed", told)
     else:  # Bytewax panics where a process of its cluster is gone
         _tell(pipe, "report", streams.report())
+        _tell(pipe, "panicked", (str(error).strip() or type(error).__name__).splitlines()[-1])
         log.debug("%s", "".join(traceback.format_exception(error)))
         status = 3
     logging.shutdown()

@@ -73,10 +73,15 @@ class Loop:
         for reader in self._readers:
             reader.close()
 
-    def step(self) -> int:
-        """Read each partition once, apply what came, commit when due; return how many records."""
+    def step(self, is_over: Callable[[], bool] = lambda: False) -> int:
+        """Read each partition once, apply what came, commit when due; return how many records.
+
+        Once `is_over`, no further partition is read: each may hold seconds of work.
+        """
         records = 0
         for reader in self._readers:
+            if is_over():
+                break
             batch = reader.poll(MAX_RECORDS, POLL_SECONDS / len(self._readers))
             if batch is None:
                 continue
@@ -141,7 +146,7 @@ def run(
     while not stop.is_set():
         with patience, Loop(job(), source, counts, committed=patience.succeeded) as loop:
             while not stop.is_set() and not changed():
-                loop.step()
+                loop.step(stop.is_set)
                 counts.progress.moved()
             loop.flush()
 

@@ -80,6 +80,9 @@ def stream(
     """Keep the stores current from the streams, until SIGINT or SIGTERM."""
     if processes > 1 and addresses:
         raise typer.BadParameter("--processes and --addresses exclude each other.")
+    members = [part.strip() for part in addresses.split(",") if part.strip()]
+    if process_id and not members:
+        raise typer.BadParameter("--process-id is a place among --addresses, which has none.")
     with logging_to_stderr(session, log_format, log_level):
         if drain:
             with session.console.progress("drain", unit=""):
@@ -94,7 +97,7 @@ def stream(
                     engine=engine,
                     workers=workers,
                     processes=processes,
-                    addresses=[part.strip() for part in addresses.split(",") if part.strip()],
+                    addresses=members,
                     process=process_id,
                     listen=listen,
                     give_up_seconds=parse_duration(give_up_after) / SECOND,
