@@ -178,6 +178,8 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
         event = _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("malformed", f"not JSON: {error}") from None
+    except RecursionError:
+        raise Refused("malformed", "the event is nested too deeply") from None
     if not isinstance(event, dict):
         raise Refused("malformed", "not a JSON object")
     epoch = ((plan.stream or {}).get("options") or {}).get("epoch")
