@@ -239,7 +239,8 @@ def _events(path: Path | None) -> Iterator[tuple[int, Any]]:
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Yield lists of at most `size` items."""
+    """Yield lists of at most `size` items; of none, one that is empty."""
     every = iter(items)
+    yield list(islice(every, size))
     while part := list(islice(every, size)):
         yield part
