@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -118,19 +119,25 @@ def running(
 
 
 def drain(
-    store: FeatureStore, source: str, until: Mapping[str, int] | None = None, *, record: bool = True
+    store: FeatureStore,
+    source: str,
+    until: Mapping[str, int] | None = None,
+    *,
+    before: float = math.inf,
+    record: bool = True,
 ) -> dict[str, int]:
     """Apply what a source's stream holds now, in this thread; return the counts.
 
-    `until` bounds each partition; without `record`, what checks found is not told to the registry. What began
-    to be fed meanwhile has it too: a generation that serves by then would lack it otherwise.
+    `until` bounds each partition, `before` the time, on the monotonic clock; without `record`, what checks
+    found is not told to the registry. What began to be fed meanwhile has it too: a generation that serves by
+    then would lack it otherwise.
     """
     engine = extension("engines", "local")
     jobs = _Jobs(store, source, engine)
     job = jobs.job()
-    counts = engine.drain(job, store.environment.stream(job.source), until)
+    counts = engine.drain(job, store.environment.stream(job.source), until, before)
     while not jobs.is_current():
-        engine.drain(jobs.job(), store.environment.stream(job.source), until)
+        engine.drain(jobs.job(), store.environment.stream(job.source), until, before)
     if record:
         record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
