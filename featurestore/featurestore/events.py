@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _ROWS = 8192  # of a frame that are Python objects at once
 _LINES = (".ndjson", ".jsonl", ".json")
-_ARROW = (".arrow", ".arrows", ".feather", ".ipc")
+FRAMES = (".parquet", ".arrow", ".arrows", ".feather", ".ipc")
+"""How the names of files end whose rows are events."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,7 +70,7 @@ def _of_file(path: Path) -> Iterator[bytes | Refused]:
         if path.suffix in _LINES:
             with path.open("rb") as file:
                 yield from _lines(file)
-        elif path.suffix == ".parquet" or path.suffix in _ARROW:
+        elif path.suffix in FRAMES:
             yield from _rows(_frame_file(path))
         else:
             raise RequestError(

@@ -184,7 +184,7 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
         raise Refused("malformed", "not a JSON object")
     epoch = ((plan.stream or {}).get("options") or {}).get("epoch")
     if epoch is not None:
-        many, few = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}[epoch]
+        many, few = instants.EPOCH_TICKS[epoch]
         for f in plan.schema:
             if f.type.name == "timestamp" and isinstance(event.get(f.name), int):
                 instant = event[f.name] * many // few

@@ -231,7 +231,7 @@ class _Jobs:
         return self._described(self._fed()) == self._made
 
     def _described(self, fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
-        sets = sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
+        sets = sorted((*plan.version, plan.steps.checks, made) for plan, made in fed)
         return self._store.catalog.source(self._source), sets
 
     def rest(self) -> None:
@@ -263,17 +263,13 @@ class _Jobs:
             return [name for status in statuses for name in by_status.get(status, ())]
 
         live = [(plan, generations(plan, _FED)) for plan in catalog.live_sets()]
-        known = {_version(plan) for plan, _ in live}
+        known = {plan.version for plan, _ in live}
         coming = [(plan, generations(plan, _FED[:1])) for plan in catalog.next_sets()]
-        fed = [(plan, made) for plan, made in coming if made and _version(plan) not in known] + live
+        fed = [(plan, made) for plan, made in coming if made and plan.version not in known] + live
         return [(plan, made) for plan, made in fed if plan.source.name == self._source]
 
 
 _FED = ("following", "serving", "standby")
-
-
-def _version(plan: SetPlan) -> tuple[str, str, str]:
-    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
 
 
 def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:
