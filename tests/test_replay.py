@@ -367,6 +367,8 @@ def test_the_command_lists_counts_and_replays(root: Path, capsys: pytest.Capture
     assert "bad_type" in capsys.readouterr().out
     assert main([*run, "replay", "--id", letters[0]["id"], "--dry-run"]) == 0
     assert letters[0]["id"] in capsys.readouterr().err
+    assert main([*run, "replay", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["replay"]["refused"] == {"bad_type": 1, "malformed": 1}
     assert main([*run, "replay", "--since", "yesterday"]) == 1
     assert "--since" in capsys.readouterr().err
 

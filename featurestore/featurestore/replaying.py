@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,7 @@ class ReplayReport:
     busy: int = 0
     waiting: int = 0
     lost: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
     told: list[dict[str, str]] = field(default_factory=list)
 
     def tell(self, letter: Letter, message: str) -> None:
@@ -66,7 +65,7 @@ class ReplayReport:
 
     def refuse(self, letter: Letter, code: str, message: str) -> None:
         """Count a letter that is refused again."""
-        self.refused[code] += 1
+        self.refused[code] = self.refused.get(code, 0) + 1
         self.tell(letter, f"{code}: {message}")
 
 
