@@ -134,6 +134,13 @@ def test_push_reads_standard_input_and_names_the_lines_it_refuses(demo: Path) ->
     assert refused == [["line 3", "malformed"], ["line 4", "bad_type"], ["line 5", "bad_type"]]
 
 
+def test_push_of_no_events_to_a_source_that_is_not_there_is_refused(demo: Path, capsys: Out) -> None:
+    (demo / "none.ndjson").write_text("")
+    assert main(["-C", str(demo), "push", "ordres", "--from", str(demo / "none.ndjson")]) == 1
+    assert "Did you mean 'orders'?" in capsys.readouterr().err
+    assert main(["-C", str(demo), "push", "orders", "--from", str(demo / "none.ndjson")]) == 0
+
+
 def test_push_takes_the_rows_of_a_file_and_names_those_it_refuses(demo: Path, capsys: Out) -> None:
     events = [json.loads(order(n)) for n in range(6_000)]
     events[2]["ordered_at"] = events[5_500]["ordered_at"] = None

@@ -154,3 +154,10 @@ def test_a_mistake_is_told_with_its_line_and_the_fix(folder: Path, mistake: str)
 def test_a_folder_without_settings_says_what_to_run(folder: Path) -> None:
     with pytest.raises(SpecError, match=r"there is no featurestore\.yaml\. Run: featurestore init"):
         load_config(folder, environ={})
+
+
+@pytest.mark.parametrize("setting", ["every: 0s", "every: 1ms", "every: 10000000d", "landing: 0s"])
+def test_upkeep_has_durations_that_can_be_waited_and_gone_back(folder: Path, setting: str) -> None:
+    write(folder, f"project: fraud\nupkeep:\n  {setting}\n")
+    with pytest.raises(SpecErrors, match=r":3: upkeep\.\w+: .* is not between 100ms and 36500d"):
+        load_config(folder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import pytest
 from payments_project import SPECS, START, make_project, open_project, payment
 
 from featurestore import FeatureStore
 from featurestore.errors import OperatorError, PushInterrupted
+from featurestore.streaming import drain
 
 AT = START.replace(hour=23)
 
@@ -84,6 +86,14 @@ def test_an_event_pushed_twice_counts_once(tmp_path):
         found = store.vector("risk").get_online([{"customer": 5}], as_of=AT).to_dicts()[0]
         assert found["amount_count_1d"] == 1
         assert store.verify(sample=50).is_equal
+
+
+def test_a_wait_that_is_over_applies_nothing_more(tmp_path):
+    with open_project(tmp_path) as store:
+        report = store.push("payments", [payment(i, 5) for i in range(3)], wait=0.0)
+        assert (len(report.accepted), report.servable) == (3, False)
+        assert drain(store, "payments", before=time.monotonic()).get("records", 0) == 0
+        assert drain(store, "payments")["records"] == 3
 
 
 def test_events_that_no_entity_or_step_takes_are_nothing_to_wait_for(tmp_path):

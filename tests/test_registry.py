@@ -260,6 +260,18 @@ def test_what_is_prepared_becomes_latest_at_once_and_what_it_replaces_previous(r
         registry.roll_back("fraud", ["v"])
 
 
+def test_what_an_apply_put_back_is_nothing_to_roll_back(registry: Registry) -> None:
+    registry.apply("fraud", [new(SET, "x", A1), new(SET, "y", A1)], saw={})
+    both = [new(SET, "x", A2), new(SET, "y", A2)]
+    saw = {(SET, "x"): A1, (SET, "y"): A1}
+    registry.prepare("fraud", both, saw=saw)
+    registry.switch("fraud", both, [], saw=saw)
+    registry.apply("fraud", [new(SET, "x", A1)], saw={(SET, "x"): A2, (SET, "y"): A2})
+    with pytest.raises(UnknownName, match="'x' has no previous version"):
+        registry.roll_back("fraud", ["x"])
+    assert registry.roll_back("fraud") == {(SET, "y"): (A2, A1)}
+
+
 def test_what_another_has_prepared_or_applied_meanwhile_is_not_switched_to(registry: Registry) -> None:
     registry.apply("fraud", [new(SET, "x", A1)], saw={})
     saw = {(SET, "x"): A1}

@@ -18,6 +18,7 @@ from parity import write_project
 
 from featurestore import FeatureStore, dead_letters, replaying, tables
 from featurestore.cli import main
+from featurestore.errors import UnknownName
 from featurestore.instants import HOUR, format_instant, now, parse_instant
 
 SPECS = """
@@ -181,6 +182,8 @@ def test_letters_are_chosen_by_source_code_instant_and_id(root: Path) -> None:
         assert store.replay(since=now() + HOUR).refused == {}
         assert store.replay(ids=[first["id"]]).refused == {"bad_type": 1}
         assert [told["id"] for told in store.replay(ids=[second["id"]]).told] == [second["id"]]
+        with pytest.raises(UnknownName, match="'0badcafe' of what was asked for"):
+            store.replay(ids=[first["id"], "0badcafe"])
         assert store.dead_letters(limit=1) == [first]
         assert store.dead_letters(feature_set="clicked") == []
 
@@ -364,6 +367,8 @@ def test_the_command_lists_counts_and_replays(root: Path, capsys: pytest.Capture
     assert "bad_type" in capsys.readouterr().out
     assert main([*run, "replay", "--id", letters[0]["id"], "--dry-run"]) == 0
     assert letters[0]["id"] in capsys.readouterr().err
+    assert main([*run, "replay", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["replay"]["refused"] == {"bad_type": 1, "malformed": 1}
     assert main([*run, "replay", "--since", "yesterday"]) == 1
     assert "--since" in capsys.readouterr().err
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from served import PROJECT, SMALL, TEN, Service, make_project, running
 
 from featurestore import FeatureStore
-from featurestore.errors import PushInterrupted
+from featurestore.errors import PushInterrupted, RequestError
 from featurestore.events import payloads
 from featurestore_serving.answers import ARROW
+from featurestore_serving.arrow_bodies import read_table
 from featurestore_serving.bodies import events_of
+from featurestore_serving.failures import TooLarge
 
 PATH = "/v1/sources/payments/events"
 
@@ -100,6 +104,68 @@ def test_what_is_no_arrow_stream_is_refused_as_a_whole(service: Service, body: b
     answer = service.call("POST", PATH, body, Content_Type=ARROW)
     assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_request")
     assert "no Arrow IPC stream" in answer.json()["error"]["message"]
+
+
+def arrow(table: pa.Table, compression: str | None = None) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
+    ) as out:
+        out.write_table(table)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("column", [pa.nulls(1_000_000), pa.array(["x" * 1_000_000])], ids=["nulls", "text"])
+def test_a_few_bytes_that_stand_for_many_are_too_large(
+    service: Service, column: pa.Array, compression: str | None
+) -> None:
+    answer = service.call("POST", PATH, arrow(pa.table({"id": column}), compression), Content_Type=ARROW)
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_a_table_of_its_limit_is_read_whatever_compressed_it(compression: str | None) -> None:
+    table = pa.table({"id": ["x" * 1000] * 10, "kind": pa.array(["a", "b"] * 5).dictionary_encode()})
+    assert read_table(arrow(table, compression), 10_400).equals(table)
+    with pytest.raises(TooLarge):
+        read_table(arrow(table, compression), 10_000)
+
+
+def test_offsets_that_lie_are_found_before_anything_follows_them() -> None:
+    body = arrow(pa.table({"id": ["abc", "de"]}))
+    offsets = struct.pack("<iii", 0, 3, 5)
+    assert body.count(offsets) == 1
+    with pytest.raises(RequestError, match="no Arrow IPC stream"):
+        read_table(body.replace(offsets, struct.pack("<iii", 0, 3, 2**30)), 10_000)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["id", "id"]),
+        pa.table({"id": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}),
+        pa.table({"id": pa.RunEndEncodedArray.from_arrays([2], ["a"])}),
+    ],
+    ids=["a name twice", "intervals", "runs"],
+)
+def test_columns_that_are_no_events_are_refused(service: Service, table: pa.Table) -> None:
+    answer = service.call("POST", PATH, arrow(table), Content_Type=ARROW)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert "columns cannot be read" in answer.json()["error"]["message"]
+
+
+DEEP = b"[" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(DEEP, 400), (b'{"id":' + DEEP, 422), (b'{"id": "e"}\n{"id":' + DEEP, 422)]
+)
+def test_what_is_nested_too_deeply_is_refused(store: FeatureStore, body: bytes, status: int) -> None:
+    with running(store) as roomy:  # its limits are the usual ones
+        answer = roomy.call("POST", PATH, body)
+    assert answer.status == status
+    assert b"nested too deeply" in answer.body
 
 
 def test_many_lines_are_pushed_in_order_and_each_has_its_place(tmp_path: Path) -> None:
@@ -187,4 +253,4 @@ def test_a_push_that_cannot_be_taken(
     ],
 )
 def test_events_are_told_apart(body: bytes, content_type: str, expected: list[bytes]) -> None:
-    assert list(payloads(events_of(body, content_type))) == expected
+    assert list(payloads(events_of(body, content_type, 2000))) == expected

@@ -93,7 +93,7 @@ class Catalog:
                 return  # it cannot be computed any more, nor gone back to
             for plan in plans:
                 if name is None or plan.name == name:
-                    found.setdefault((plan.name, plan.rows_fingerprint, plan.state_fingerprint), plan)
+                    found.setdefault(plan.version, plan)
 
         for kind, is_latest in (
             ("FeatureSet", True),
@@ -196,5 +196,5 @@ def sets_of(plan: VectorPlan) -> list[SetPlan]:
     if plan.training.where is not None:
         plans += [lookup.set for lookup in plan.training.where.lookups]
     for item in plans:
-        found.setdefault((item.name, item.rows_fingerprint, item.state_fingerprint), item)
+        found.setdefault(item.version, item)
     return list(found.values())

@@ -2,7 +2,7 @@
 
 Stores hold bytes and sources hand out bytes or Arrow; what they mean is the core's. Implementations
 register under the entry-point groups `featurestore.online`, `featurestore.offline`,
-`featurestore.stream`, `featurestore.batch` and `featurestore.engines`, by their kind.
+`featurestore.stream`, `featurestore.batch`, `featurestore.engines` and `featurestore.serving`, by kind.
 """
 
 from __future__ import annotations
@@ -264,7 +264,10 @@ class OfflineTable(Protocol):
         """
 
     def compact(self) -> dict[str, int]:
-        """Rewrite closed days into files by month and bucket, sorted by entity and time."""
+        """Rewrite closed days into files by month and bucket, sorted by entity and time; return counts.
+
+        They are `files_read`, `files_written`, `rows`, and `abandoned`: 1 where another rewrite came first.
+        """
 
     def forget(self, before: int) -> dict[str, int]:
         """Delete rows that became known before the day of `before`; return `files`, `rows`, `abandoned`."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _ROWS = 8192  # of a frame that are Python objects at once
 _LINES = (".ndjson", ".jsonl", ".json")
-_ARROW = (".arrow", ".arrows", ".feather", ".ipc")
+FRAMES = (".parquet", ".arrow", ".arrows", ".feather", ".ipc")
+"""How the names of files end whose rows are events."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,7 +70,7 @@ def _of_file(path: Path) -> Iterator[bytes | Refused]:
         if path.suffix in _LINES:
             with path.open("rb") as file:
                 yield from _lines(file)
-        elif path.suffix == ".parquet" or path.suffix in _ARROW:
+        elif path.suffix in FRAMES:
             yield from _rows(_frame_file(path))
         else:
             raise RequestError(
@@ -128,7 +129,13 @@ def _rows(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[bytes | Refused]:
     import polars as pl
 
     for batch in batches:
-        frame = pl.DataFrame(pl.from_arrow(batch))
+        try:
+            frame = pl.DataFrame(pl.from_arrow(batch))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as error:
+            raise RequestError(
+                f"The frame's columns cannot be read: {error}.",
+                hint="Give each its own name, and a plain type.",
+            ) from error
         for start in range(0, frame.height, _ROWS):
             for row in frame.slice(start, _ROWS).iter_rows(named=True):
                 yield _payload(row)
@@ -155,6 +162,8 @@ _SAYABLE = frozenset({str, int, bool, type(None), bytes})
 
 def _not_finite(value: Any) -> float | None:
     """Return a NaN or an infinity that a value is or holds; None where there is none."""
+    if isinstance(value, dict):
+        value = list(value.values())
     if isinstance(value, list | tuple):
         return next((found for item in value if (found := _not_finite(item)) is not None), None)
     return value if isinstance(value, float) and not math.isfinite(value) else None

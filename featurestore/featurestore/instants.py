@@ -20,6 +20,9 @@ ALWAYS = -62_135_596_800 * SECOND
 LAST = 253_402_300_800 * SECOND - 1
 """9999-12-31T23:59:59.999999Z, the last instant there is."""
 
+EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
+"""By the unit that integers count: what to multiply by, then to divide by, for microseconds."""
+
 _UNITS = {"us": 1, "ms": 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"(?:\d+(?:us|ms|s|m|h|d|w))+$")
 _PART = re.compile(r"(\d+)(us|ms|s|m|h|d|w)")

@@ -167,6 +167,11 @@ class SetPlan:
     expectations: tuple[Expectation, ...] = ()
 
     @property
+    def version(self) -> tuple[str, str, str]:
+        """What tells versions of sets apart where they differ in what is stored: name, rows, state."""
+        return self.name, self.rows_fingerprint, self.state_fingerprint
+
+    @property
     def features(self) -> tuple[Field, ...]:
         """Row-level features, then aggregates, in declared order."""
         return self.plain + tuple(Field(a.name, a.type) for a in self.aggregates)

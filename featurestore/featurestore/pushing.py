@@ -178,11 +178,13 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
         event = _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("malformed", f"not JSON: {error}") from None
+    except RecursionError:
+        raise Refused("malformed", "the event is nested too deeply") from None
     if not isinstance(event, dict):
         raise Refused("malformed", "not a JSON object")
     epoch = ((plan.stream or {}).get("options") or {}).get("epoch")
     if epoch is not None:
-        many, few = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}[epoch]
+        many, few = instants.EPOCH_TICKS[epoch]
         for f in plan.schema:
             if f.type.name == "timestamp" and isinstance(event.get(f.name), int):
                 instant = event[f.name] * many // few
@@ -248,8 +250,8 @@ class _Waiting:
                 if found != revisions and revisions is not None:  # someone writes these shards
                     local_at = time.monotonic() + _LOCAL_AFTER
                 revisions = found
-                if time.monotonic() >= local_at:
-                    self._apply_here()
+                if local_at <= time.monotonic() < deadline:
+                    self._apply_here(deadline)
                     local_at = time.monotonic() + _LOCAL_AFTER
             except OperatorError:
                 pass  # the events are durable; whether they become servable in time is all that is open
@@ -273,8 +275,11 @@ class _Waiting:
                 del needed[shard]
         return [state.revision for state in states]
 
-    def _apply_here(self) -> None:
-        """Apply what is needed in this thread, unless another one of this process is about it."""
+    def _apply_here(self, deadline: float) -> None:
+        """Apply what is needed in this thread, unless another one of this process is about it.
+
+        What lies before it in the topic comes first, and may take longer than there is time.
+        """
         if not _draining.acquire(blocking=False):
             return
         try:
@@ -285,7 +290,7 @@ class _Waiting:
                 for positions in needed.values():
                     for name, end in positions.items():
                         ends[name] = max(ends.get(name, 0), end)
-            drain(self._store, self._source.name, ends)
+            drain(self._store, self._source.name, ends, before=deadline)
         finally:
             _draining.release()
 

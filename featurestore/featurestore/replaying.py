@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,7 @@ class ReplayReport:
     busy: int = 0
     waiting: int = 0
     lost: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
     told: list[dict[str, str]] = field(default_factory=list)
 
     def tell(self, letter: Letter, message: str) -> None:
@@ -66,12 +65,13 @@ class ReplayReport:
 
     def refuse(self, letter: Letter, code: str, message: str) -> None:
         """Count a letter that is refused again."""
-        self.refused[code] += 1
+        self.refused[code] = self.refused.get(code, 0) + 1
         self.tell(letter, f"{code}: {message}")
 
 
 def replay(store: FeatureStore, chosen: Chosen, ids: Sequence[str], dry_run: bool) -> ReplayReport:
     """Send again what can be; see `FeatureStore.replay`."""
+    _refuse_unknown(store, chosen, ids)
     report = ReplayReport()
     dead = store.environment.offline.table(tables.DEAD_LETTERS)
     streams = streams_of(dead)
@@ -101,6 +101,18 @@ def replay(store: FeatureStore, chosen: Chosen, ids: Sequence[str], dry_run: boo
             rest = [x for x in mine if x.feature_set is not None or x.partition not in streams]
             replays.to_sets(plan, rest, streams)
     return report
+
+
+def _refuse_unknown(store: FeatureStore, chosen: Chosen, ids: Sequence[str]) -> None:
+    """Raise UnknownName where one of these is no letter's id within the bounds."""
+    if ids:
+        known = {letter.id for letters in read(store.environment, chosen, ids) for letter in letters}
+        for name in ids:
+            if name not in known:
+                raise UnknownName(
+                    f"There is no dead letter '{name}' of what was asked for; none was sent.",
+                    hint="Run: featurestore dead-letters list",
+                )
 
 
 class _Replays:
@@ -463,7 +475,7 @@ def _texts(letter: Letter, names: Sequence[str]) -> dict[str, str | None] | None
     """Return the row's values as text; None where the letter is no row of columns."""
     try:
         found = msgspec.json.decode(letter.payload or b"", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return {
         name: value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -118,19 +119,25 @@ def running(
 
 
 def drain(
-    store: FeatureStore, source: str, until: Mapping[str, int] | None = None, *, record: bool = True
+    store: FeatureStore,
+    source: str,
+    until: Mapping[str, int] | None = None,
+    *,
+    before: float = math.inf,
+    record: bool = True,
 ) -> dict[str, int]:
     """Apply what a source's stream holds now, in this thread; return the counts.
 
-    `until` bounds each partition; without `record`, what checks found is not told to the registry. What began
-    to be fed meanwhile has it too: a generation that serves by then would lack it otherwise.
+    `until` bounds each partition, `before` the time, on the monotonic clock; without `record`, what checks
+    found is not told to the registry. What began to be fed meanwhile has it too: a generation that serves by
+    then would lack it otherwise.
     """
     engine = extension("engines", "local")
     jobs = _Jobs(store, source, engine)
     job = jobs.job()
-    counts = engine.drain(job, store.environment.stream(job.source), until)
+    counts = engine.drain(job, store.environment.stream(job.source), until, before)
     while not jobs.is_current():
-        engine.drain(jobs.job(), store.environment.stream(job.source), until)
+        engine.drain(jobs.job(), store.environment.stream(job.source), until, before)
     if record:
         record_checks(store, [counts])
     told: dict[str, int] = counts.to_dict()
@@ -224,7 +231,7 @@ class _Jobs:
         return self._described(self._fed()) == self._made
 
     def _described(self, fed: Sequence[tuple[SetPlan, list[str]]]) -> object:
-        sets = sorted((*_version(plan), plan.steps.checks, made) for plan, made in fed)
+        sets = sorted((*plan.version, plan.steps.checks, made) for plan, made in fed)
         return self._store.catalog.source(self._source), sets
 
     def rest(self) -> None:
@@ -256,17 +263,13 @@ class _Jobs:
             return [name for status in statuses for name in by_status.get(status, ())]
 
         live = [(plan, generations(plan, _FED)) for plan in catalog.live_sets()]
-        known = {_version(plan) for plan, _ in live}
+        known = {plan.version for plan, _ in live}
         coming = [(plan, generations(plan, _FED[:1])) for plan in catalog.next_sets()]
-        fed = [(plan, made) for plan, made in coming if made and _version(plan) not in known] + live
+        fed = [(plan, made) for plan, made in coming if made and plan.version not in known] + live
         return [(plan, made) for plan, made in fed if plan.source.name == self._source]
 
 
 _FED = ("following", "serving", "standby")
-
-
-def _version(plan: SetPlan) -> tuple[str, str, str]:
-    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
 
 
 def chosen(store: FeatureStore, names: Sequence[str]) -> list[str]:

@@ -69,16 +69,12 @@ def ingest(
     if data is not None:
         _prepare(store, engine, name, data, mode)
     done: set[tuple[str, str, str]] = set()
-    while plans := [plan for plan in sets_for(store, name) if _version(plan) not in done]:
+    while plans := [plan for plan in sets_for(store, name) if plan.version not in done]:
         # again, for versions that were promoted meanwhile
-        done |= {_version(plan) for plan in plans}
+        done |= {plan.version for plan in plans}
         _ingest_into(store, engine, plans, data, mode, progress, reports, result)
         _ingest_followed(store, engine, name, data, mode)
     return result
-
-
-def _version(plan: SetPlan) -> tuple[str, str, str]:
-    return (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
 
 
 def _ingest_followed(store: FeatureStore, engine: Any, name: str, data: Any, mode: str | None) -> None:

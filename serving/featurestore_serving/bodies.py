@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from featurestore.errors import RequestError, SpecError, did_you_mean
 from featurestore.instants import SECOND, format_duration, parse_duration, parse_instant
 from featurestore_serving.answers import ARROW
-from featurestore_serving.failures import TooLarge
+from featurestore_serving.arrow_bodies import read_table
+from featurestore_serving.failures import TooLarge, too_large
 from featurestore_serving.models import OnlineRequest
 
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -27,7 +28,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return the request's body. Raises TooLarge before more than `limit` bytes are held."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     receive = request.receive
     parts: list[bytes] = []
     size = 0
@@ -41,15 +42,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(part)
         more = message.get("more_body", False)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
     return b"".join(parts)
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"The body has more than {limit} bytes.",
-        hint="Send it in parts, or raise FEATURESTORE_MAX_BODY_BYTES.",
-    )
 
 
 def online_request(body: bytes, max_rows: int) -> OnlineRequest:
@@ -86,16 +80,17 @@ def _instant(text: str, where: str) -> int:
         raise RequestError(f"{text!r} is no instant: {error}", where=where, hint=hint) from None
 
 
-def events_of(body: bytes, content_type: str) -> Any:
+def events_of(body: bytes, content_type: str, limit: int) -> Any:
     """Return the events of a body, as a push takes them, without an object for each.
 
     They are one JSON object, an array, one object per line (NDJSON), or the rows of an Arrow IPC stream.
     Arrow is told by the content type; lines too, else by a first line that is whole in itself. An event that
-    is malformed is handed on, and refused alone; a malformed array or stream is a RequestError.
+    is malformed is handed on, and refused alone; a malformed array or stream is a RequestError, and one that
+    inflates to more than `limit` bytes TooLarge.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == ARROW:
-        return _table(body)
+        return read_table(body, limit)
     text = body.strip()
     if not text:
         raise RequestError(
@@ -109,21 +104,10 @@ def events_of(body: bytes, content_type: str) -> Any:
     return text if rest and _is_whole(first) else [text]
 
 
-def _table(body: bytes) -> Any:
-    """Return the table of an Arrow IPC stream, all of it readable."""
-    import pyarrow as pa
-
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"The body is no Arrow IPC stream: {error}.") from error
-
-
 def _is_whole(line: bytes) -> bool:
     try:
         _one.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True
 
@@ -149,6 +133,8 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise _misfit(error, body) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"The body is no JSON: {error}.") from None
+    except RecursionError:
+        raise RequestError("The body is nested too deeply.") from None
 
 
 def _misfit(error: msgspec.ValidationError, body: bytes) -> RequestError:

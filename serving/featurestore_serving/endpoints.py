@@ -96,7 +96,8 @@ class Endpoints:
         """Append events to a source's stream; with `wait`, answer when they are servable."""
         wait = seconds_of(request.query_params.get("wait"), self._settings.max_wait_seconds)
         body = await read_body(request, self._settings.max_body_bytes)
-        events = events_of(body, request.headers.get("content-type", ""))
+        kind = request.headers.get("content-type", "")
+        events = events_of(body, kind, self._settings.max_body_bytes)
         source = request.path_params["name"]
         loop = asyncio.get_running_loop()
         try:

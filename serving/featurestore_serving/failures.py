@@ -28,6 +28,14 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+def too_large(limit: int) -> TooLarge:
+    """Return the error of a body that has more than `limit` bytes."""
+    return TooLarge(
+        f"The body has more than {limit} bytes.",
+        hint="Send it in parts, or raise FEATURESTORE_MAX_BODY_BYTES.",
+    )
+
+
 class Unauthorized(RequestError):
     """A request without the token that the settings ask for."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -101,10 +103,15 @@ class Loop:
         self._watch.look()
         return records
 
-    def drain(self, until: Mapping[str, int] | None = None) -> None:
-        """Apply and commit everything up to `until`; without it, what the partitions hold now."""
+    def drain(self, until: Mapping[str, int] | None = None, before: float = math.inf) -> None:
+        """Apply and commit everything up to `until`; without it, what the partitions hold now.
+
+        No step begins when the monotonic clock has come to `before`.
+        """
         ends = {reader.partition: reader.end() for reader in self._readers} if until is None else until
         while any(self._reached[partition] < end for partition, end in ends.items()):
+            if time.monotonic() >= before:
+                break
             self.step()
         self.flush()
 
@@ -116,13 +123,16 @@ class Loop:
             self._committed()
 
 
-def drain(job: Job, source: StreamSource, until: Mapping[str, int] | None = None) -> Counts:
+def drain(
+    job: Job, source: StreamSource, until: Mapping[str, int] | None = None, before: float = math.inf
+) -> Counts:
     """Apply everything up to `until` (default: what the topic holds now), commit it, and return.
 
-    Raises StoreUnavailable where a store does not answer; calling again goes on from there.
+    When the monotonic clock comes to `before`, the rest is left. Raises StoreUnavailable where a store does
+    not answer; calling again goes on from there.
     """
     with Loop(job, source) as loop:
-        loop.drain(until)
+        loop.drain(until, before)
         return loop.counts
 
 

@@ -105,9 +105,9 @@ def request_rows(objects: Sequence[str], pairs: Sequence[str], plan: VectorPlan)
 def _object(text: str) -> dict[str, Any]:
     try:
         row = json.loads(text, parse_float=Decimal)  # to the last digit
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RequestError(
-            f"--row {text} is not JSON: {error}.", hint="""Write --row '{"customer": "C1"}'."""
+            f"--row {text:.200} is not JSON: {error}.", hint="""Write --row '{"customer": "C1"}'."""
         ) from None
     if not isinstance(row, dict):
         raise RequestError(f"--row {text} is no JSON object.", hint="""Write --row '{"customer": "C1"}'.""")
@@ -132,7 +132,7 @@ def _pairs(pairs: Sequence[str], types: Mapping[str, DataType]) -> dict[str, Any
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 

@@ -17,11 +17,11 @@ from featurestore import logs
 from featurestore.cli.application import verb
 from featurestore.cli.session import Session
 from featurestore.cli.stopping import stopping
+from featurestore.events import FRAMES
 
 _PANEL = "Stream"
 _SCALING = "Scaling"
 _AT_ONCE = 5_000  # events that one push appends
-_FRAMES = (".parquet", ".arrow", ".arrows", ".feather", ".ipc")
 _TELL_SECONDS = 30.0  # how often a stream without a terminal says how far it is
 
 Counts = dict[str, dict[str, int]]
@@ -161,7 +161,7 @@ def push(
     seconds = None if wait is None else parse_duration(wait) / SECOND
     accepted, refused, servable = 0, [], True
     failure: StoreUnavailable | None = None
-    word = "row" if data is not None and data.suffix in _FRAMES else "line"
+    word = "row" if data is not None and data.suffix in FRAMES else "line"
     with session.console.progress(f"push {source}", unit="events") as advance:
         events = _events(data)
         # With a wait all of them are one push, for the wait is for all of them.
@@ -229,7 +229,7 @@ def show_counts(session: Session, counts: Counts) -> None:
 
 def _events(path: Path | None) -> Iterator[tuple[int, Any]]:
     """Yield events with their number: of the line, or of the row where the file holds a frame."""
-    if path is not None and path.suffix in _FRAMES:
+    if path is not None and path.suffix in FRAMES:
         from featurestore.events import payloads
 
         yield from enumerate(payloads(path), start=1)
@@ -242,7 +242,8 @@ def _events(path: Path | None) -> Iterator[tuple[int, Any]]:
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Yield lists of at most `size` items."""
+    """Yield lists of at most `size` items; of none, one that is empty."""
     every = iter(items)
+    yield list(islice(every, size))
     while part := list(islice(every, size)):
         yield part

@@ -172,6 +172,9 @@ def roll_back(
             tags.c.project == project, tags.c.tag == PREVIOUS
         )
     ).all()
+    current = state(connection, project)
+    # One that is `latest` again, by an apply since, is nothing to go back to.
+    rows = [row for row in rows if current.get((row.kind, row.name)) != row.fingerprint]
     known = sorted({row.name for row in rows})
     for name in names:
         if name not in known:
@@ -184,7 +187,6 @@ def roll_back(
             f"There is nothing to roll back in project '{project}'.",
             hint="apply --promote leaves a previous version, materialize a generation (rollback --repair).",
         )
-    current = state(connection, project)
     done: dict[tuple[str, str], tuple[str | None, str]] = {}
     for kind, name, fingerprint in rows:
         if names and name not in names:

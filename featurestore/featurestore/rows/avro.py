@@ -98,7 +98,7 @@ def read(folder: Path, name: str) -> str:
     try:
         data = path.read_bytes()
         found = json.loads(data)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         said = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise SpecError(
             f"The Avro schema '{name}' cannot be read: {said}.",

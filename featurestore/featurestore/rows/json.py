@@ -22,7 +22,7 @@ import polars as pl
 
 from featurestore.contracts import RecordBatch
 from featurestore.errors import SpecError
-from featurestore.instants import format_instant
+from featurestore.instants import EPOCH_TICKS, format_instant
 from featurestore.plans import PARTITION, SEQUENCE, SourcePlan
 from featurestore.rows.dead_letters import KEPT, PAYLOAD, RECORD_TIME, empty, letters
 from featurestore.rows.vectors import why_not
@@ -37,7 +37,6 @@ _KINDS = {
     list: "a list",
     dict: "an object",
 }
-_EPOCH_TICKS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _EXACT = 2.0**53
 _encode_plain = msgspec.json.Encoder(decimal_format="number").encode
 _decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
@@ -83,8 +82,8 @@ def batch_epoch(source: SourcePlan) -> str | None:
 
 def _epoch(half: dict[str, Any] | None) -> str | None:
     epoch = (half or {}).get("options", {}).get("epoch")
-    if epoch is not None and epoch not in _EPOCH_TICKS:
-        raise SpecError(f"options: epoch: '{epoch}' is no unit.", hint=f"Use {', '.join(_EPOCH_TICKS)}.")
+    if epoch is not None and epoch not in EPOCH_TICKS:
+        raise SpecError(f"options: epoch: '{epoch}' is no unit.", hint=f"Use {', '.join(EPOCH_TICKS)}.")
     return None if epoch is None else str(epoch)
 
 
@@ -307,7 +306,7 @@ def _as_text(value: Any, epoch: str | None) -> Any:
         return str(value)
     if not isinstance(value, int) or epoch is None:
         return value
-    many, few = _EPOCH_TICKS[epoch]
+    many, few = EPOCH_TICKS[epoch]
     try:
         return format_instant(value * many // few)
     except OverflowError:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StrictBool, ValidationError
 from pydantic_core import ErrorDetails
 
 from featurestore.errors import SpecError, did_you_mean
+from featurestore.instants import DAY, SECOND, parse_duration
 from featurestore.specs.documents import read_documents
 from featurestore.specs.models import Duration, Model, Name, duration_or
 from featurestore.specs.origins import KeyPath, Origin, shown
@@ -96,12 +97,24 @@ class CommitConfig(Model):
     """How many rows may wait; default, 250000."""
 
 
+_SHORTEST, _LONGEST = SECOND // 10, 36_500 * DAY
+
+
 def _kept(text: str) -> str:
-    return duration_or(text, "forever")
+    return _bounded(text, "forever")
 
 
 def _interval(text: str) -> str:
-    return duration_or(text, "never")
+    return _bounded(text, "never")
+
+
+def _bounded(text: str, word: str) -> str:
+    """Return `text`, a duration that a thread can wait and a calendar can go back, or else `word`."""
+    if duration_or(text, word) != word and not _SHORTEST <= parse_duration(text) <= _LONGEST:
+        raise ValueError(
+            f"'{text}' is not between 100ms and {_LONGEST // DAY}d. Write another one, or {word}."
+        )
+    return text
 
 
 class UpkeepConfig(Model):
