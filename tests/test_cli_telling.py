@@ -1,4 +1,4 @@
-"""What the command line tells of streams: logs that are JSON to the last line, versions by tag, no letters."""
+"""What the command line tells of streams: logs that are JSON to the last line, versions by tag."""
 
 from __future__ import annotations
 
