@@ -87,7 +87,7 @@ def test_prometheus_own_parser_reads_it() -> None:
 
 def test_every_metric_is_documented() -> None:
     page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
-    rows = dict(re.findall(r"^\| `(featurestore_stream_\w+)` \| (\w+) \|", page, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(featurestore_(?:stream|upkeep)_\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert rows == {name: metric.kind for name, metric in CATALOG.items()}
     assert metrics.CONTENT_TYPE.startswith("text/plain; version=0.0.4")
 

@@ -211,7 +211,7 @@ class RedisClient:
             if isinstance(error, _PASSING) or text.startswith(_PASSING_CODES):
                 return StoreUnavailable(f"Redis takes no commands now: {text}.", where=self.where)
             return OperatorError(f"Redis refused a command: {text}.", where=self.where)
-        why = text or f"nothing came within {self._timeout:g} s"
+        why = text.rstrip(".") or f"nothing came within {self._timeout:g} s"
         hint = "Check that the server runs and that `online: url` names it."
         return StoreUnavailable(f"Redis does not answer: {why}.", where=self.where, hint=hint)
 

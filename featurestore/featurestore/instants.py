@@ -76,7 +76,11 @@ def parse_instant(value: str | int | datetime) -> int:
         return from_datetime(value)
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no instant; write ISO 8601 text with a zone, or a datetime.")
-    return from_datetime(datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value.strip())))
+    try:
+        moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value.strip()))
+    except ValueError:
+        raise ValueError(f"'{value}' is no ISO 8601 text, as 2026-01-01T00:00:00Z.") from None
+    return from_datetime(moment)
 
 
 def format_instant(instant: int) -> str:

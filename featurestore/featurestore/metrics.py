@@ -39,9 +39,7 @@ CATALOG = {
     "featurestore_stream_duplicates_total": Metric("counter", "Rows that a generation had already."),
     "featurestore_stream_conflicts_total": Metric("counter", "Shard writes that another writer overtook."),
     "featurestore_stream_rejected_total": Metric("counter", "Records refused, by the dead letter's code."),
-    "featurestore_stream_rows_total": Metric(
-        "counter", "Rows out of order, without a key, filtered, of the other half, …, by kind."
-    ),
+    "featurestore_stream_rows_total": Metric("counter", "Rows filtered, of the other half, …, by kind."),
     "featurestore_stream_check_failed_total": Metric("counter", "Rows that a `validate` check found wrong."),
     "featurestore_stream_committed_total": Metric("counter", "Rows committed offline, over tables."),
     "featurestore_stream_out_of_order_total": Metric(

@@ -84,6 +84,7 @@ class _Source:
         self._restarted = restarted
         self._partitions: frozenset[str] = frozenset()
         self._is_changed = False
+        self._feeds = ""
 
     def make(self) -> Any:
         """Return the job as of now.
@@ -94,11 +95,12 @@ class _Source:
         self._partitions = frozenset(self.topic.partitions())
         self._is_changed = False
         self.job = self._jobs.job()
-        log.info(
-            "%s: %s",
-            self.name,
-            ", ".join(f"{target.name} → {len(target.writers)} online" for target in self.job.targets),
+        feeds = ", ".join(
+            f"{target.name} (generations online: {len(target.writers)})" for target in self.job.targets
         )
+        if feeds != self._feeds:  # an attempt after a failure says nothing new
+            log.info("%s: feeds %s", self.name, feeds)
+            self._feeds = feeds
         return self.job
 
     def changed(self) -> bool:

@@ -12,14 +12,16 @@ from featurestore.online.estimate import estimate
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import EVENT_TIME, INGEST_TIME, SetPlan, VectorPlan
 from featurestore.specs.models import LIFETIME
+from featurestore.steps.functions import FunctionChanged
 from featurestore.steps.tables import without_rows
+from featurestore.tags import LATEST, NEXT
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 
 def status(store: FeatureStore) -> list[dict[str, Any]]:
-    """Return one record per live set version.
+    """Return one record per live set version, with its tags; without any, a vector pins it.
 
     Offline: rows, bytes of files, newest event and ingest times. Online: generation, entities, bytes. Lag:
     events of the stream that the offline table, and the online store, have not applied yet, by partition.
@@ -29,10 +31,30 @@ def status(store: FeatureStore) -> list[dict[str, Any]]:
     them.
     Checks, where there are any: rows that came, and those that each found wrong.
     """
-    return [_status(store, plan) for plan in store.catalog.live_sets()]
+    tags = _tags(store)
+    return [
+        _status(store, plan, tags.get((plan.name, plan.rows_fingerprint, plan.state_fingerprint), []))
+        for plan in store.catalog.live_sets()
+    ]
 
 
-def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
+def _tags(store: FeatureStore) -> dict[tuple[str, str, str], list[str]]:
+    """Return the tags of set versions, `latest` first; versions with the same rows and values share them."""
+    environment = store.environment
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for (kind, name), pointers in environment.registry.pointers(environment.project).items():
+        for tag, fingerprint in sorted(pointers.items(), key=lambda item: (item[0] != LATEST, item[0])):
+            if kind == "FeatureSet" and tag != NEXT:
+                try:
+                    plan = store.catalog.feature_set(f"{name}@{fingerprint}")
+                except FunctionChanged:
+                    continue  # it is not kept current either
+                key = (plan.name, plan.rows_fingerprint, plan.state_fingerprint)
+                found.setdefault(key, []).append(tag)
+    return found
+
+
+def _status(store: FeatureStore, plan: SetPlan, tags: list[str]) -> dict[str, Any]:
     environment = store.environment
     table = environment.rows_table(plan)
     snapshot = table.snapshot()
@@ -40,6 +62,7 @@ def _status(store: FeatureStore, plan: SetPlan) -> dict[str, Any]:
         "feature_set": plan.name,
         "rows_version": plan.rows_fingerprint,
         "state_version": plan.state_fingerprint,
+        "tags": tags,
         "rows": 0,
         "newest_event": None,
         "newest_ingest": None,

@@ -300,7 +300,8 @@ class OfflineSink:
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
         self._counts.add(**prepared.counts)
         if reasons:
-            log.warning("Refused %d records of %s: %s", prepared.dead.height, prepared.partition, reasons)
+            told = ", ".join(f"{number} {name.removeprefix('rejected_')}" for name, number in reasons.items())
+            log.warning("Refused of %s, as dead letters: %s", prepared.partition, told)
         self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:

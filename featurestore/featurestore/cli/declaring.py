@@ -77,7 +77,7 @@ def apply(
         console.warn(
             f"{name}: lacks {inputs} inputs that the version before it was given, and its source has no more"
         )
-    if promote:
+    if changes.filled:
         console.report(("feature set", "rows filled"), list(changes.filled.items()))
     for name in () if promote else changes.unfilled:
         console.warn(

@@ -68,6 +68,9 @@ def list_letters(
         names = ["id", "time", "source", "feature_set", "code", "message", "partition", "sequence"]
         found = [letter | {"text": _short(letter)} for letter in found]
         names += ["replayed", "text"]
+    if not found:
+        console.say("No dead letters, or none of those chosen.")
+        return
     heads = [name.replace("_", " ") for name in names]
     console.table(heads, [tuple(row[name] for name in names) for row in found], absent="-")
 

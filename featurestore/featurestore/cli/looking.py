@@ -34,12 +34,14 @@ def status(session: Session) -> None:
     if not records:
         session.console.say("Nothing is applied. Run: featurestore apply")
     live = Counter(record["feature_set"] for record in records)
-    names = {n: "{feature_set}" + ("@{state_version:.6}" if live[n] > 1 else "") for n in live}
+    for record in records:
+        which = ",".join(record["tags"]) or record["state_version"][:6]
+        record["name"] = record["feature_set"] + (f"@{which}" if live[record["feature_set"]] > 1 else "")
     session.console.table(
         ("feature set", "rows", "newest event", "age", "lag", "entities", "online"),
         [
             (
-                names[record["feature_set"]].format(**record),
+                record["name"],
                 record["rows"],
                 short_instant(record["newest_event"]),
                 short_duration(record.get("age")),
@@ -54,7 +56,7 @@ def status(session: Session) -> None:
     for record in records:
         for key in ("online_error", "stream_error"):
             if key in record:
-                session.console.warn(f"{record['feature_set']}: {record[key]}")
+                session.console.warn(f"{record['name']}: {record[key]}")
 
 
 @verb(_PANEL, "list")

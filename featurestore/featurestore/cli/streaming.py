@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from featurestore import logs
 from featurestore.cli.application import verb
 from featurestore.cli.session import Session
 from featurestore.cli.stopping import stopping
+from featurestore.errors import FeatureStoreError
 from featurestore.events import FRAMES
 
 _PANEL = "Stream"
@@ -28,6 +30,8 @@ Counts = dict[str, dict[str, int]]
 
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+log = logging.getLogger(__name__)
 
 LogFormat = Annotated[
     str, typer.Option(metavar="text|json", help="Lines for people, or one JSON object per line.")
@@ -102,14 +106,17 @@ def stream(
                     listen=listen,
                     give_up_seconds=parse_duration(give_up_after) / SECOND,
                     stop=stop,
-                    report=reporter(session, advance),
+                    report=reporter(session, advance, log_format),
                 )
     show_counts(session, counts)
 
 
 @contextmanager
 def logging_to_stderr(session: Session, log_format: str, log_level: str) -> Iterator[None]:
-    """Log while in the block, as the options say; with --quiet, errors and warnings only."""
+    """Log while in the block, as the options say; with --quiet, errors and warnings only.
+
+    Where the format is JSON, the error that ends the block is a line of the log too.
+    """
     for given, known in ((log_format, LOG_FORMATS), (log_level, LOG_LEVELS)):
         if given not in known:
             raise typer.BadParameter(f"'{given}' is not one of {', '.join(known)}.")
@@ -117,6 +124,11 @@ def logging_to_stderr(session: Session, log_format: str, log_level: str) -> Iter
     handler = logs.configure(logs.LogSettings(log_format, "warning" if quiet else log_level))
     try:
         yield
+    except FeatureStoreError as error:
+        if log_format != "json" or session.console.json:
+            raise
+        log.error("%s", error, extra={"code": error.code})
+        raise typer.Exit(1) from error
     finally:
         logs.remove(handler)
 
@@ -197,21 +209,24 @@ def push(
         raise typer.Exit(1)
 
 
-def reporter(session: Session, advance: Callable[[int], None]) -> Callable[[Counts], None]:
+def reporter(
+    session: Session, advance: Callable[[int], None], log_format: str = "text"
+) -> Callable[[Counts], None]:
     """Return what a stream tells its counts to: the bar on a terminal, else a line now and then."""
     shown, told_at, told = 0, time.monotonic(), -1
+    say = session.console.warn if log_format == "text" else log.info
 
     def report(counts: Counts) -> None:
         nonlocal shown, told_at, told
         if told < 0:
-            session.console.warn(f"Streaming {', '.join(counts)}.")
+            say(f"Streaming {', '.join(counts)}.")
             told = 0
         records = sum(found.get("records", 0) for found in counts.values())
         advance(records - shown)
         shown = records
         if time.monotonic() - told_at >= _TELL_SECONDS and told != records and not sys.stderr.isatty():
             told_at, told = time.monotonic(), records
-            session.console.warn(f"stream: {records:,} records")
+            say(f"stream: {records:,} records")
 
     return report
 
