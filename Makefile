@@ -11,6 +11,8 @@ READY := $(VENV)/.ready
 # How many generated cases `make parity` compares, and which.
 CASES ?= 20000
 SEED ?= 1
+# How many processes run the tests; each starts the servers that its tests need.
+JOBS ?= 2
 # Where `make faults` writes what it measured, a line of JSON each.
 FAULTS ?= $(CURDIR)/build/faults.jsonl
 # The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
@@ -37,7 +39,7 @@ demo: setup ## the whole line on the fraud example: history, stream, training, s
 	$(BIN)/python specs/fraud/demo.py
 
 test: setup ## run the tests, but for those marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 conformance: setup ## run every case of tests/conformance in every mode
 	$(BIN)/python -m pytest -q tests/conformance

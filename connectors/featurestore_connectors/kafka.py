@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import (
@@ -378,7 +379,14 @@ class KafkaStream:
 
     def _describe_topic(self) -> Any:
         topics = TopicCollection([self.topic])
-        return self._admin.describe_topics(topics, request_timeout=self.answer_within)[self.topic].result()
+        asked = self._admin.describe_topics(topics, request_timeout=self.answer_within)[self.topic]
+        try:
+            return asked.result()
+        except KafkaException:
+            # After a broker has been silent librdkafka may wait for a controller that it no longer looks for.
+            with suppress(KafkaException):
+                self._admin.list_topics(timeout=_LOOK_SECONDS)
+            raise
 
     def _client(self, kind: Any, role: str, more: Mapping[str, Any] = {}) -> Any:
         properties = {
