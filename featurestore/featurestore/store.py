@@ -315,10 +315,10 @@ class FeatureStore:
         return {name: drain(self, name) for name in chosen(self, sources)}
 
     def accept_topic(self, source: str, start: str = "earliest") -> dict[str, int]:
-        """Let a source's stream go on with a topic that was made anew, or that lies in another cluster.
+        """Let a source's stream go on with a topic that was made anew, is another cluster's, or has gaps.
 
-        Returns where its partitions begin: at `earliest`, `latest`, or an instant. A topic that is known
-        already is left as it is.
+        Returns where partitions begin: those of another topic at `earliest`, `latest`, or an instant; those
+        whose next records the broker has deleted, at the first that it has. All others are left as they are.
         """
         from featurestore.streaming import accept_topic
 

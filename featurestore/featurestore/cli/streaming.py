@@ -141,7 +141,7 @@ def accept_topic(
         str, typer.Option(metavar="earliest|latest|INSTANT", help="Where to begin in the new topic.")
     ] = "earliest",
 ) -> None:
-    """Go on with a topic that was deleted and made anew, or that lies in another cluster."""
+    """Go on with a topic that was made anew, lies in another cluster, or lost records to retention."""
     begun = session.store.accept_topic(source, start)
     if session.console.json:
         session.console.data({"begins": begun})
