@@ -115,7 +115,7 @@ def test_no_broker_is_unavailable_within_the_time_given() -> None:
 
 def test_a_broker_that_goes_away_is_unavailable_to_readers_and_writers() -> None:
     broker = start_mock_broker()
-    stream = KafkaStream({**broker.config, "unavailable_after": "1s"}, broker.create_topic())
+    stream = KafkaStream({**broker.config, "unavailable_after": "3s"}, broker.create_topic())
     [(partition, _)] = stream.append([(b"k", b"kept")])
     reader = stream.reader(partition, 0)
     assert await_batch(reader).next_sequence == 1
