@@ -81,13 +81,13 @@ def lag(store: FeatureStore, *, offline: bool = True) -> int:
     return behind
 
 
-def await_no_lag(store: FeatureStore, seconds: float = WAIT_SECONDS) -> None:
-    """Return once streams have applied and committed all that there is. A store may be away meanwhile."""
+def await_no_lag(store: FeatureStore, seconds: float = WAIT_SECONDS, *, offline: bool = True) -> None:
+    """Return once streams have applied (and committed) all that there is. A store may be away meanwhile."""
     deadline = time.monotonic() + seconds
     behind: object = None
     while True:
         try:
-            behind = lag(store)
+            behind = lag(store, offline=offline)
         except StoreUnavailable as error:
             behind = error
         if behind == 0:

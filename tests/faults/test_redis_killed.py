@@ -17,7 +17,7 @@ from faults.scale import LONG
 from faults.worker import working
 from shop import HOUR_US, Row
 from strategies import ORIGIN
-from streams import check, lag, make_project, send
+from streams import await_no_lag, check, lag, make_project, send
 
 from featurestore import FeatureStore
 from featurestore_connectors.embedded import EmbeddedServer
@@ -91,11 +91,8 @@ def cut_tail(server: EmbeddedServer, since: int, rng: random.Random) -> int:
 
 
 def caught_up(store: FeatureStore, seconds: float = 90.0) -> None:
-    """Return once the online store has all that the topics hold."""
-    deadline = time.monotonic() + seconds
-    while (behind := lag(store, offline=False)) > 0:
-        assert time.monotonic() < deadline, f"{behind} records are missing online"
-        time.sleep(0.1)
+    """Return once the online store has all that the topics hold. It may be away, or lost, meanwhile."""
+    await_no_lag(store, seconds, offline=False)
 
 
 def whole(store: FeatureStore, history: Sequence[Row], readings: Readings, seed: int) -> int:

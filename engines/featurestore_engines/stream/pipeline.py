@@ -357,7 +357,7 @@ class OnlineSink:
         """Record positions in these shards, those without rows included."""
         for writers in self._writers.values():
             for writer in writers:
-                writer.checkpoint(positions, shards)
+                self._counts.add(conflicts=writer.checkpoint(positions, shards))
 
 
 class Watch:

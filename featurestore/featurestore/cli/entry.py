@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failures.show_usage(error, json="--json" in given)
         return failures.USED_WRONGLY
     except (KeyboardInterrupt, typer.Abort):
+        if arguments is None:
+            failures.end_at_once(failures.INTERRUPTED)
         return failures.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         failures.silence_stdout()

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -68,6 +69,14 @@ def show_usage(error: Any, *, json: bool) -> None:
         )
     else:
         print(f"error: {printable(message)} {hint}", file=sys.stderr)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """Clean up, and end without freeing the interpreter, which threads inside native code can crash."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def silence_stdout() -> None:

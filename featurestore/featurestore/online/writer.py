@@ -209,12 +209,12 @@ class OnlineWriter:
                 self._give_way(pending, attempt)
         return applied
 
-    def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> None:
+    def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> int:
         """Record the positions in those of the shards that have lower ones, without touching entities.
 
-        Every row below the positions must have been applied before.
+        Every row below the positions must have been applied before. Returns how many races were lost.
         """
-        pending, attempt = list(shards), 0
+        pending, attempt, conflicts = list(shards), 0, 0
         while pending:
             states = self._store.shards(self._generation, pending)
             writes = []
@@ -229,8 +229,10 @@ class OnlineWriter:
                     self._seen[write[0]] = decode_positions(write[3])
             pending = [write[0] for write, ok in zip(writes, done, strict=True) if not ok]
             self._rivals.note(len(writes) - len(pending), len(pending))
+            conflicts += len(pending)
             attempt += 1
             self._give_way(pending, attempt)
+        return conflicts
 
     def _give_way(self, lost: Sequence[int], attempt: int) -> None:
         """Wait a moment, if races were lost, so that the next try meets others at another moment.
