@@ -13,13 +13,16 @@ CASES ?= 20000
 SEED ?= 1
 # How many processes run the tests; each starts the servers that its tests need.
 JOBS ?= 2
+# The share of their full sizes at which `make bench` runs the benchmarks, and what they compare with.
+SCALE ?= 1
+PEERS = feast storey
 # Where `make faults` writes what it measured, a line of JSON each.
 FAULTS ?= $(CURDIR)/build/faults.jsonl
 # The tests that look at the tree rather than at behaviour: layering, documentation, generated schema.
 TREE_TESTS = $(wildcard tests/test_layering.py tests/test_docs.py tests/test_reference.py tests/test_schema*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance kafka faults parity mutants lint type bench docs check constraints clean
+.PHONY: help setup demo test conformance kafka faults parity mutants lint type bench bench-peers docs check constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +67,15 @@ lint: setup ## check format and lint
 type: setup ## check types, strictly
 	$(BIN)/mypy
 
-bench: setup ## run the benchmarks
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: setup ## run the benchmarks, at full size: make bench SCALE=0.01 takes a minute
+	$(BIN)/python -m benchmarks --scale $(SCALE)
+
+bench-peers: setup $(PEERS:%=build/peers/%/.ready) ## install what the benchmarks compare with, each in an environment of its own
+
+build/peers/%/.ready: benchmarks/peers/%.txt
+	test -x $(@D)/bin/python || "$(PYTHON)" -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 docs: setup ## write the reference from the code, and check every page; the tutorial is run
 	$(BIN)/python scripts/reference.py
