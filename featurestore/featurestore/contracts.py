@@ -246,6 +246,12 @@ class OfflineTable(Protocol):
     def rows(self, snapshot: Snapshot) -> int:
         """Return how many rows the version holds."""
 
+    def ranges(self, snapshot: Snapshot, rows: int) -> list[tuple[int, int]]:
+        """Return ranges of shards, half-open and in order, to read the version by, of some `rows` rows each.
+
+        Of more where the layout does not let a range be read without reading others.
+        """
+
     def lazy(
         self,
         snapshot: Snapshot,

@@ -204,6 +204,14 @@ class DeltaTable:
         """Return how many rows the version holds."""
         return int(self._version(snapshot).adds()["num_records"].sum())
 
+    def ranges(self, snapshot: Snapshot, rows: int) -> list[tuple[int, int]]:
+        """Return ranges of shards, half-open and in order, to read the version by, of some `rows` rows each.
+
+        Files that were compacted are sorted by shard; others are read anew for every range, so these are
+        larger, up to 16 million rows, where there are many of them.
+        """
+        return scan.ranges(self._version(snapshot).adds(), rows)
+
     def lazy(
         self,
         snapshot: Snapshot,
