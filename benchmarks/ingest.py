@@ -197,5 +197,6 @@ steps:
   - one_hot: {column: gender, values: [F, M, E, U]}
   - clip: {column: amount, min: 0, max: 1000}
   - derive: {log_amount: "ln(amount + 1)"}
-  - map_values: {column: amount, mapping: {ranges: [[null, 10, small], [10, 100, medium]]}, default: large, into: size}
+  - map_values:
+      {column: amount, mapping: {ranges: [[null, 10, small], [10, 100, medium]]}, default: large, into: size}
 """

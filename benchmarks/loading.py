@@ -56,7 +56,10 @@ def load(bench: Bench) -> Iterator[Row]:
 def bytes_per_entity(bench: Bench) -> Iterator[Row]:
     """Measure used_memory over entities: plain features beside Feast's, windows beside storey's."""
     entities = bench.size(100_000, 5000)
-    for name, work in (("mixed", "50 plain features, mixed types"), ("random", "50 plain features, random doubles")):
+    for name, work in (
+        ("mixed", "50 plain features, mixed types"),
+        ("random", "50 plain features, random doubles"),
+    ):
         folder = bench.scratch(f"bytes-{name}")
         features(folder / "rows.parquet", entities, only_random=name == "random")
         isolated("benchmarks.loading:prepare", folder=str(folder))
@@ -67,7 +70,9 @@ def bytes_per_entity(bench: Bench) -> Iterator[Row]:
             features(folder / f"feast-{few}.parquet", few, only_random=name == "random")
             path = str(folder / f"feast-{few}.parquet")
             theirs = _with_server("feast_load:load", feast, path=path)["bytes"] / few
-        yield at_most(11, f"bytes per entity: {work}", ours["bytes"] / entities, "bytes", "Feast", theirs, 1 / 3)
+        yield at_most(
+            11, f"bytes per entity: {work}", ours["bytes"] / entities, "bytes", "Feast", theirs, 1 / 3
+        )
     few = bench.size(WINDOW_ENTITIES * 10, WINDOW_ENTITIES)
     folder = bench.scratch("bytes-windows")
     payments(folder / "payments.parquet", few)
@@ -163,9 +168,8 @@ def prepare(folder: str) -> None:
 
 def materialize(folder: str) -> dict[str, Any]:
     """Return the seconds of `FeatureStore.materialize` into an empty server, and what lies there then."""
-    from featurestore_connectors.embedded import EmbeddedServer
-
     from featurestore import FeatureStore
+    from featurestore_connectors.embedded import EmbeddedServer
 
     root = Path(folder) / "store"
     with EmbeddedServer() as server:
@@ -225,9 +229,8 @@ def pipelined(entities: int, size: int) -> float:
 
 def windows(folder: str) -> float:
     """Return the bytes that entities with windows take in a server."""
-    from featurestore_connectors.embedded import EmbeddedServer
-
     from featurestore import FeatureStore
+    from featurestore_connectors.embedded import EmbeddedServer
 
     root = Path(folder) / "windows"
     shutil.rmtree(root, ignore_errors=True)
@@ -240,7 +243,9 @@ def windows(folder: str) -> float:
             before = used_memory(server.port)
             store.ingest("spend")
             used = used_memory(server.port) - before
-            [row] = store.get_online_features(["spend.amount_count_1d", "spend.amount_sum_1d"], [{"customer": 0}]).rows
+            [row] = store.get_online_features(
+                ["spend.amount_count_1d", "spend.amount_sum_1d"], [{"customer": 0}]
+            ).rows
     mine = pl.read_parquet(Path(folder) / "payments.parquet").filter(pl.col("customer") == 0)
     if row[0] != mine.height or abs(row[1] - mine["amount"].sum()) > 1e-6:
         raise AssertionError(f"what is served is not what was loaded: {row}")

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,11 +33,16 @@ def load(path: str, port: int) -> dict:
         customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
         source = FileSource(path=path, timestamp_field="at")
         view = FeatureView(
-            name="profile", entities=[customer], ttl=timedelta(days=365), schema=fields, source=source, online=True
+            name="profile",
+            entities=[customer],
+            ttl=timedelta(days=365),
+            schema=fields,
+            source=source,
+            online=True,
         )
         store.apply([customer, view])
         before = client.info("memory")["used_memory"]
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         began = time.perf_counter()
         store.materialize(now - timedelta(days=30), now)
         seconds = time.perf_counter() - began
