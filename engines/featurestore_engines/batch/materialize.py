@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
@@ -62,21 +63,30 @@ def fill(
     since = {name: low for name, low in since.items() if low < cut[name]}
     if not since:
         return Filled(0, 0, cut)
-    wanted = {name: cut[name] for name in since}
     rows = duplicates = 0
+    parts = []
     for low, high in _ranges(sum(cut[name] - since[name] for name in since)):
         behind = {name: min(known[shard].get(name, 0) for shard in range(low, high)) for name in since}
         behind = {name: done for name, done in behind.items() if done < cut[name]}
-        if not behind:
-            continue  # brought by a run that was interrupted later
-        wanted = {name: cut[name] for name in behind}
-        frame = _read(plan, table, snapshot, wanted, behind, (low, high))
-        applied = writer.apply(frame, wanted)
-        writer.checkpoint(wanted, range(low, high))
-        rows += applied.rows
-        duplicates += applied.duplicates
-        if progress is not None:
-            progress(frame.height)
+        if behind:  # else brought by a run that was interrupted later
+            parts.append((behind, (low, high)))
+
+    def read(part: tuple[dict[str, int], tuple[int, int]]) -> pl.DataFrame:
+        behind, shards = part
+        return _read(plan, table, snapshot, {name: cut[name] for name in behind}, behind, shards)
+
+    with ThreadPoolExecutor(1) as reader:  # reads a range while the one before it is written
+        coming = [reader.submit(read, part) for part in parts[:1]]
+        for number, (behind, (low, high)) in enumerate(parts):
+            frame = coming.pop().result()
+            coming += [reader.submit(read, part) for part in parts[number + 1 : number + 2]]
+            wanted = {name: cut[name] for name in behind}
+            applied = writer.apply(frame, wanted)
+            writer.checkpoint(wanted, range(low, high))
+            rows += applied.rows
+            duplicates += applied.duplicates
+            if progress is not None:
+                progress(frame.height)
     return Filled(rows, duplicates, cut)
 
 
