@@ -1,4 +1,4 @@
-"""Works 6 and 7: from a Kafka topic through windows into Redis and offline rows; and how fresh that keeps them.
+"""Works 6 and 7: from a Kafka topic through windows into Redis and offline rows, and how fresh that is.
 
 Work 6 lets a stream catch up with a topic that is full. Work 7 pushes at a steady rate, and now and then
 an event of which a reader waits until the online vector has it.
@@ -249,7 +249,7 @@ def check(
         for window in windows:
             within = amounts[mine & (times > end - int(window[:-1]) * 3600 * 1_000_000)]
             total, size = float(within.sum()), len(within)
-            expected = {"sum": total, "count": size, "avg": size and total / size or None}
+            expected = {"sum": total, "count": size, "avg": (size and total / size) or None}
             expected["max"] = float(within.max()) if size else None
             for function, value in expected.items():
                 found = answer[f"amount_{function}_{window}"]

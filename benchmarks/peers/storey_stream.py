@@ -2,7 +2,7 @@
 
 import random
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from storey import AggregateByKey, NoopDriver, Reduce, SyncEmitSource, Table, build_flow
 from storey.dtypes import FieldAggregator, SlidingWindows
@@ -14,7 +14,7 @@ def measure(events: int, entities: int, windows: list, functions: list, seed: in
     A larger buffer than storey's own (8 events) hands it more at once, which makes it faster.
     """
     random.seed(seed)
-    end = datetime.now(timezone.utc)
+    end = datetime.now(UTC)
     span = timedelta(hours=24)
     given = [
         {
@@ -33,7 +33,7 @@ def measure(events: int, entities: int, windows: list, functions: list, seed: in
                 table,
                 time_field="at",
             ),
-            Reduce(0, lambda count, event: count + 1),
+            Reduce(0, lambda count, _: count + 1),
         ]
     ).run()
     began = time.perf_counter()
