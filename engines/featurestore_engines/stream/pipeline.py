@@ -240,7 +240,7 @@ class Preparation:
         self._newest: dict[str, int] = {}  # event time by partition, for a count alone
 
     def prepare(self, batches: Sequence[RecordBatch]) -> Prepared:
-        """Return the rows and dead letters of batches of different partitions. A bad record costs only itself."""
+        """Return the rows and dead letters of batches. One bad record costs only itself."""
         frame, malformed = decode_batches(self._job.source, batches)
         now = self._clock()
         admitted = admit(self._job.source, frame, now=now)
