@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from featurestore.errors import MissingExtra, SpecError, did_you_mean
 
@@ -157,8 +157,7 @@ class OnlineStore(Protocol):
         """Release connections."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One message of a stream as received. Times are UTC microseconds; `value` None is a tombstone."""
 
     sequence: int

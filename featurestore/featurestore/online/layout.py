@@ -18,7 +18,7 @@ from featurestore.aggregates.layout import Layout
 from featurestore.instants import DAY, MINUTE
 from featurestore.plans import BEGINNING, SetPlan, seen_until
 
-FORMAT = 2
+FORMAT = 3
 ROOT = b"s"
 LEAF_ROWS = 512
 FAN_OUT_BITS = 6

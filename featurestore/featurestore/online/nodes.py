@@ -88,22 +88,19 @@ Node = Leaf | Directory
 def encode(node: Node, layout: OnlineLayout) -> bytes:
     """Return the bytes of a node."""
     if isinstance(node, Leaf):
-        return _encode(
-            [
-                FORMAT,
-                _LEAF,
-                node.floor,
-                node.times.tobytes(),
-                node.ingest.tobytes(),
-                node.hashes.tobytes(),
-                None if node.order is None else node.order.tobytes(),
-                None if node.ids is None else node.ids.tobytes(),
-                [_pack_column(*column) for column in node.parts.columns],
-                [np.packbits(condition).tobytes() for condition in node.parts.conditions],
-                [category.astype("<i2").tobytes() for category in node.parts.categories],
-                node.plain,
-                None if node.deleted is None else np.packbits(node.deleted).tobytes(),
-            ]
+        hidden = leading_nulls(node.plain)
+        return leaf_bytes(
+            node.floor,
+            node.times.tobytes(),
+            node.ingest.tobytes(),
+            node.hashes.tobytes(),
+            None if node.order is None else node.order.tobytes(),
+            None if node.ids is None else node.ids.tobytes(),
+            [_pack_column(*column) for column in node.parts.columns],
+            [np.packbits(condition).tobytes() for condition in node.parts.conditions],
+            [category.astype("<i2").tobytes() for category in node.parts.categories],
+            [hidden, node.plain[hidden:]],
+            None if node.deleted is None else np.packbits(node.deleted).tobytes(),
         )
     return _encode(
         [
@@ -125,14 +122,9 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
 
 def decode(data: bytes, layout: OnlineLayout) -> Node:
     """Return the node that `encode` wrote. Raises OperatorError on a format of another release."""
-    version, kind, floor, *columns = _decode(data)
-    if version != FORMAT:
-        raise OperatorError(
-            f"Online state of '{layout.plan.name}' has format {version}, this release reads {FORMAT}.",
-            hint=f"Run: featurestore materialize {layout.plan.name}",
-        )
+    kind, floor, *columns = _read(data, layout)
     if kind == _LEAF:
-        times, ingest, hashes, order, ids, values, conditions, categories, plain, deleted = columns
+        times, ingest, hashes, order, ids, values, conditions, categories, (hidden, plain), deleted = columns
         stamps = np.frombuffer(times, "<i8")
         size = len(stamps)
         parts = RowParts(
@@ -140,7 +132,7 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
                 _unpack_column(column, dtype, size)
                 for column, dtype in zip(values, layout.parts.dtypes(), strict=True)
             ),
-            tuple(_bits(condition, size) for condition in conditions),
+            tuple(bits(condition, size) for condition in conditions),
             tuple(np.frombuffer(category, "<i2") for category in categories),
         )
         return Leaf(
@@ -150,9 +142,9 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
             None if order is None else np.frombuffer(order, "<i8"),
             None if ids is None else np.frombuffer(ids, "<i8"),
             parts,
-            plain,
+            [None] * hidden + plain,
             floor,
-            None if deleted is None else _bits(deleted, size),
+            None if deleted is None else bits(deleted, size),
         )
     slices, states, plain, plain_times, deep, ended = columns
     numbers = np.frombuffer(slices, "<i8")
@@ -161,10 +153,40 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
         tuple(use.state.decode(item) for use, item in zip(layout.aggregates.uses, states, strict=True)),
         plain,
         np.frombuffer(plain_times, "<i8"),
-        _bits(deep, len(numbers)),
-        _bits(ended, len(numbers)),
+        bits(deep, len(numbers)),
+        bits(ended, len(numbers)),
         floor,
     )
+
+
+def leaf_bytes(floor: int | None, *columns: Any) -> bytes:
+    """Return the bytes of a leaf, its columns encoded: those of `Leaf`, with `plain` as a pair.
+
+    The pair is how many rows come before the first with row-level features, and those of the others.
+    """
+    return _encode([FORMAT, _LEAF, floor, *columns])
+
+
+def leaf_parts(data: bytes, layout: OnlineLayout) -> list[Any] | None:
+    """Return what `leaf_bytes` was given; None of a directory. Raises OperatorError as `decode`."""
+    kind, *parts = _read(data, layout)
+    return parts if kind == _LEAF else None
+
+
+def leading_nulls(items: Sequence[bytes | None]) -> int:
+    """Return how many items come before the first that is not None."""
+    return next((i for i, item in enumerate(items) if item is not None), len(items))
+
+
+def _read(data: bytes, layout: OnlineLayout) -> list[Any]:
+    version, *rest = _decode(data)
+    parts: list[Any] = rest
+    if version != FORMAT:
+        raise OperatorError(
+            f"Online state of '{layout.plan.name}' has format {version}, this release reads {FORMAT}.",
+            hint=f"Run: featurestore materialize {layout.plan.name}",
+        )
+    return parts
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:
@@ -244,10 +266,11 @@ def _pack_column(values: Array, valid: Array) -> list[Any]:
 
 
 def _unpack_column(column: list[Any], dtype: str, size: int) -> tuple[Array, Array]:
-    bits, data = column
-    valid = np.ones(size, bool) if bits is None else _bits(bits, size)
+    packed, data = column
+    valid = np.ones(size, bool) if packed is None else bits(packed, size)
     return (object_array(data) if dtype == "object" else np.frombuffer(data, dtype)), valid
 
 
-def _bits(data: bytes, size: int) -> Array:
+def bits(data: bytes, size: int) -> Array:
+    """Return as many flags as were packed."""
     return np.unpackbits(np.frombuffer(data, np.uint8), count=size).astype(bool)

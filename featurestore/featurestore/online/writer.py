@@ -21,6 +21,7 @@ from featurestore import instants
 from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, OnlineStore, ShardState
 from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
+from featurestore.online import leaves
 from featurestore.online.layout import ROOT, OnlineLayout
 from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.online.frames import EntityBatch
+    from featurestore.online.nodes import Leaf
 
 _ENTITIES = 4096  # entities read and written at once
 _MANY = 4096  # rows from which on it pays to look for shards that nobody has written yet
@@ -300,34 +302,29 @@ class OnlineWriter:
     ) -> list[int]:
         """Read, change and write shards (each with its entities); return those that lost the race."""
         reads = {
-            shard: [EntityRead(shard, batch.keys[e], self._fields(batch, e)) for e in entities]
-            for shard, entities in shards.items()
+            shard: [EntityRead(shard, batch.keys[e], (ROOT,)) for e in of] for shard, of in shards.items()
         }
         stored = self._store.read_for_write(self._generation, reads)
         now = self._present([state for state, _ in stored.values()])
         floors = None if self._keep_all else self._layout.floors(now)
+        known = {shard: self._known(shard, state) for shard, (state, _) in stored.items()}
+        fresh, sizes = _fresh(batch, shards, known)
+        changed = self._changes(batch, shards, stored, fresh, sizes, floors, now)
         writes, counts, lost = [], [], []
         for shard, entities in shards.items():
-            state, fields = stored[shard]
-            known = self._known(shard, state)
-            done = np.array([known.get(name, 0) for name in batch.partitions], np.int64)
-            count = Applied()
-            changes = []
-            try:
-                for entity, read, values in zip(entities, reads[shard], fields, strict=True):
-                    index = np.arange(batch.starts[entity], batch.starts[entity + 1])
-                    fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
-                    count.duplicates += len(index) - len(fresh)
-                    if len(fresh):
-                        count.rows += len(fresh)
-                        changes.append(self._change(batch, fresh, state, read, values, floors, now))
-            except _Overtaken:
+            found = [changed[entity] for entity in entities if entity in changed]
+            changes = [change for change in found if change is not None]
+            if len(changes) < len(found):
                 lost.append(shard)
                 continue
-            count.entities = len(changes)
-            raised = _raised(known, positions)
-            if changes or raised != known:
-                writes.append((shard, state.revision, _revision(), encode_positions(raised), changes))
+            rows = sum(sizes[entity] for entity in entities)
+            every = int(batch.starts[entities[-1] + 1] - batch.starts[entities[0]])
+            count = Applied(rows, every - rows, len(changes))
+            raised = _raised(known[shard], positions)
+            if changes or raised != known[shard]:
+                writes.append(
+                    (shard, stored[shard][0].revision, _revision(), encode_positions(raised), changes)
+                )
                 counts.append(count)
             else:
                 applied.duplicates += count.duplicates
@@ -363,16 +360,73 @@ class OnlineWriter:
         told = [self._newest if state.now is None else state.now for state in states]
         return min(self._clock(), *told)
 
-    def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
-        return self._layout.write_fields(batch.rows.times[batch.starts[entity] : batch.starts[entity + 1]])
-
-    def _change(
+    def _changes(
         self,
         batch: EntityBatch,
-        index: np.ndarray,
-        state: ShardState,
+        shards: Mapping[int, Sequence[int]],
+        stored: Mapping[int, tuple[ShardState, Sequence[Sequence[bytes | None]]]],
+        fresh: np.ndarray,
+        sizes: Mapping[int, int],
+        floors: tuple[int, int] | None,
+        now: int,
+    ) -> dict[int, EntityWrite | None]:
+        """Return the write of each entity that has fresh rows; None where its shard was written meanwhile."""
+        places = [
+            (entity, shard, root)
+            for shard, entities in shards.items()
+            for entity, [root] in zip(entities, stored[shard][1], strict=True)
+            if sizes[entity]
+        ]
+        if not places:
+            return {}
+        rows = batch.rows.take(fresh)
+        starts = np.cumsum([0, *(sizes[entity] for entity, _, _ in places)])
+        found = leaves.grow(self._layout, [root for _, _, root in places], rows, starts, floors)
+        changes: dict[int, EntityWrite | None] = {}
+        deep: list[tuple[int, int, Leaf]] = []
+        for number, ((entity, shard, root), made) in enumerate(zip(places, found, strict=True)):
+            if made is None:
+                deep.append((entity, shard, rows.take(np.arange(starts[number], starts[number + 1]))))
+            else:
+                change = self._change(batch.keys[entity], {ROOT: made.data}, root, made.newest, now)
+                changes[entity] = change
+        return changes | self._deep(batch, deep, stored, floors, now)
+
+    def _deep(
+        self,
+        batch: EntityBatch,
+        deep: Sequence[tuple[int, int, Leaf]],
+        stored: Mapping[int, tuple[ShardState, Sequence[Sequence[bytes | None]]]],
+        floors: tuple[int, int] | None,
+        now: int,
+    ) -> dict[int, EntityWrite | None]:
+        """Return the writes of entities whose state has more fields than a root, which are read here."""
+        reads: dict[int, list[EntityRead]] = {}
+        for entity, shard, rows in deep:
+            fields = self._layout.write_fields(rows.times)
+            reads.setdefault(shard, []).append(EntityRead(shard, batch.keys[entity], fields))
+        if not reads:
+            return {}
+        again = self._store.read_for_write(self._generation, reads)
+        each = {shard: zip(reads[shard], values, strict=True) for shard, (_, values) in again.items()}
+        changes: dict[int, EntityWrite | None] = {}
+        for entity, shard, rows in deep:
+            read, values = next(each[shard])
+            state = stored[shard][0]
+            try:
+                if again[shard][0].revision != state.revision:
+                    raise _Overtaken
+                changes[entity] = self._updated(read, values, rows, state, floors, now)
+            except _Overtaken:
+                changes[entity] = None
+        return changes
+
+    def _updated(
+        self,
         read: EntityRead,
         values: Sequence[bytes | None],
+        rows: Leaf,
+        state: ShardState,
         floors: tuple[int, int] | None,
         now: int,
     ) -> EntityWrite:
@@ -385,11 +439,34 @@ class OnlineWriter:
 
         stored = dict(zip(read.fields, values, strict=True))
         update = Update(self._layout, stored, floors, fetch)
-        fields = update.apply(batch.rows.take(index))
+        fields = update.apply(rows)
+        return self._change(read.key, fields, stored[ROOT], update.newest, now)
+
+    def _change(
+        self, key: bytes, fields: Mapping[bytes, bytes | None], root: bytes | None, newest: int, now: int
+    ) -> EntityWrite:
         expire_ms = self._expire_ms
         if expire_ms is not None:
-            expire_ms += max(0, update.newest - now) // 1000
-        return EntityWrite(read.key, fields, expire_ms, stored[ROOT] is not None, self._newest)
+            expire_ms += max(0, newest - now) // 1000
+        return EntityWrite(key, fields, expire_ms, root is not None, self._newest)
+
+
+def _fresh(
+    batch: EntityBatch, shards: Mapping[int, Sequence[int]], known: Mapping[int, Positions]
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Return the rows of these shards' entities from the positions on, and how many each entity has."""
+    places = []
+    sizes: dict[int, int] = {}
+    for shard, entities in shards.items():
+        first, last = entities[0], entities[-1] + 1  # the batch is sorted by shard
+        starts = batch.starts[first : last + 1]
+        index = np.arange(starts[0], starts[-1])
+        done = np.array([known[shard].get(name, 0) for name in batch.partitions], np.int64)
+        fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
+        counts = np.diff(np.searchsorted(fresh, starts))
+        sizes.update(zip(entities, counts.tolist(), strict=True))
+        places.append(fresh)
+    return np.concatenate(places), sizes
 
 
 def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
