@@ -15,18 +15,26 @@ import numpy as np
 import polars as pl
 
 CHUNKS = 64
+SPAN = 1 << 43  # microseconds, more than the events span: 100 days
 
 
 def join(files: str, labels: pl.DataFrame, windows: Mapping[str, int]) -> pl.DataFrame:
     """Return `row`, amount, items and sum, count, max, avg of amount per window."""
+    # packed into one number: Polars sorts by that several times as fast as by two columns
     events = (
         pl.scan_parquet(files)
         .select("customer", pl.col("at").to_physical(), "amount", "items")
-        .sort("customer", "at")
+        .with_columns(place=pl.col("customer") * SPAN + (pl.col("at") - pl.col("at").min()))
+        .sort("place")
+        .drop("place")
         .collect()
     )
-    asked = labels.select("row", "customer", pl.col("event_timestamp").to_physical()).sort(
-        "customer", "event_timestamp"
+    asked = (
+        labels.select("row", "customer", pl.col("event_timestamp").to_physical())
+        .with_columns(
+            place=pl.col("customer") * SPAN + (pl.col("event_timestamp") - pl.col("event_timestamp").min())
+        )
+        .sort("place")
     )
     codes, times = events["customer"].to_numpy(), events["at"].to_numpy()
     wanted, instants = asked["customer"].to_numpy(), asked["event_timestamp"].to_numpy()

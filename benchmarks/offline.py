@@ -9,6 +9,7 @@ own, and uses all cores. All results are compared before a row is printed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ aggregations:
 kind: FeatureVector
 name: plain
 features: [spend.amount, spend.items]
+---
+kind: FeatureVector
+name: one_window
+features: [spend.amount, spend.items, spend.amount_sum_1d, spend.amount_count_1d, spend.amount_max_1d,
+           spend.amount_avg_1d]
 ---
 kind: FeatureVector
 name: windowed
@@ -91,19 +97,25 @@ def large_join(bench: Bench) -> Iterator[Row]:
 
 
 def growth(bench: Bench) -> Iterator[Point]:
-    """How the time and memory of a training set grow with rows, entities and windows."""
+    """How the time and memory of a training set grow with rows, entities, windows and cores."""
     for share in (0.01, 0.1, 1.0):
         folder = _prepared(bench, "uniform", share)
+        rows = bench.size(round(EVENTS * share))
         for vector in ("plain", "windowed"):
-            found = _measured("ours", folder, vector=vector, repeats=1)
-            rows = bench.size(round(EVENTS * share))
-            yield Point("training set: time by rows", vector, rows, found.value, "s")
-            yield Point("training set: memory by rows", vector, rows, found.peak_memory / 1e9, "GB")
+            found = _measured("ours", folder, vector=vector)
+            yield Point("training set: time by events", vector, rows, found.value, "s")
+            yield Point("training set: memory by events", vector, rows, found.peak_memory / 1e9, "GB")
     for skew in ("uniform", "zipf"):
         for number in (1_000, 10_000, 100_000):
-            folder = _prepared(bench, skew, 0.1, number)
-            found = _measured("ours", folder, vector="windowed", repeats=1)
-            yield Point("training set: time by entities", skew, number, found.value, "s")
+            found = _measured("ours", _prepared(bench, skew, 0.1, number), vector="windowed")
+            yield Point("training set: time by entities, a million events", skew, number, found.value, "s")
+    folder = _prepared(bench, "uniform")
+    for windows, vector in enumerate(("plain", "one_window", "windowed")):
+        found = _measured("ours", folder, vector=vector)
+        yield Point("training set: time by windows", "4 functions each", (0, 1, 3)[windows], found.value, "s")
+    for cores in range(1, len(os.sched_getaffinity(0)) + 1):
+        found = _measured("ours", folder, vector="windowed", cores=cores)
+        yield Point("training set: time by cores", "windowed", cores, found.value, "s")
 
 
 def _prepared(bench: Bench, skew: str, times: float = 1, number: int | None = None) -> Path:
@@ -171,8 +183,10 @@ def fill(folder: str) -> None:
         store.compact("spend")
 
 
-def ours(folder: str, repeats: int, vector: str) -> float:
-    """Return the least seconds of `get_offline_features`."""
+def ours(folder: str, repeats: int, vector: str, cores: int | None = None) -> float:
+    """Return the least seconds of `get_offline_features`, on so many cores (None: all)."""
+    if cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before threads are started
     import polars as pl
 
     from featurestore import FeatureStore

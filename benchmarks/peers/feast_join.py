@@ -9,10 +9,10 @@ import pandas as pd
 
 PROJECT = """
 project: joining
-registry: feast/registry.db
+registry: registry.db
 provider: local
 offline_store: {type: duckdb}
-online_store: {type: sqlite, path: feast/online.db}
+online_store: {type: sqlite, path: online.db}
 entity_key_serialization_version: 3
 """
 
@@ -21,9 +21,9 @@ def measure(folder: str) -> float:
     """Return the seconds of one `get_historical_features(...).to_arrow()`; the result is in feast.parquet."""
     os.environ["FEAST_USAGE"] = "False"
     root = Path(folder)
-    os.chdir(root)
-    (root / "feast").mkdir(exist_ok=True)
-    (root / "feature_store.yaml").write_text(PROJECT)
+    project = root / "feast"
+    project.mkdir(exist_ok=True)
+    (project / "feature_store.yaml").write_text(PROJECT)
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource
     from feast.types import Float64, Int64
     from feast.value_type import ValueType
@@ -37,7 +37,7 @@ def measure(folder: str) -> float:
         schema=[Field(name="amount", dtype=Float64), Field(name="items", dtype=Int64)],
         source=files,
     )
-    store = FeatureStore(repo_path=str(root))
+    store = FeatureStore(repo_path=str(project))
     store.apply([customer, spend])
     labels = pd.read_parquet(root / "labels.parquet")
     began = time.perf_counter()
