@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
@@ -14,6 +13,7 @@ from featurestore.keys import SHARDS
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
+from featurestore_engines.batch.ahead import ahead
 
 _ROWS_AT_ONCE = 500_000
 
@@ -75,18 +75,15 @@ def fill(
         behind, shards = part
         return _read(plan, table, snapshot, {name: cut[name] for name in behind}, behind, shards)
 
-    with ThreadPoolExecutor(1) as reader:  # reads a range while the one before it is written
-        coming = [reader.submit(read, part) for part in parts[:1]]
-        for number, (behind, (low, high)) in enumerate(parts):
-            frame = coming.pop().result()
-            coming += [reader.submit(read, part) for part in parts[number + 1 : number + 2]]
-            wanted = {name: cut[name] for name in behind}
-            applied = writer.apply(frame, wanted)
-            writer.checkpoint(wanted, range(low, high))
-            rows += applied.rows
-            duplicates += applied.duplicates
-            if progress is not None:
-                progress(frame.height)
+    frames = ahead(map(read, parts))  # a range is read while the one before it is written
+    for frame, (behind, (low, high)) in zip(frames, parts, strict=True):
+        wanted = {name: cut[name] for name in behind}
+        applied = writer.apply(frame, wanted)
+        writer.checkpoint(wanted, range(low, high))
+        rows += applied.rows
+        duplicates += applied.duplicates
+        if progress is not None:
+            progress(frame.height)
     return Filled(rows, duplicates, cut)
 
 
