@@ -8,7 +8,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -30,8 +31,16 @@ def command(words: Sequence[str], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def served(words: Sequence[str], folder: Path, path: str, seconds: float = 120.0) -> float:
+def served(words: Sequence[str], folder: Path, path: str) -> float:
     """Return the seconds until a server (words, and a port) answers a path with 200; then end it."""
+    began = time.perf_counter()
+    with serving(words, folder, path):
+        return time.perf_counter() - began
+
+
+@contextmanager
+def serving(words: Sequence[str], folder: Path, path: str, seconds: float = 120.0) -> Iterator[int]:
+    """Run a server (words, and a port); yield the port once it answers a path with 200."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -44,16 +53,19 @@ def served(words: Sequence[str], folder: Path, path: str, seconds: float = 120.0
         start_new_session=True,
     )
     try:
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                    if answer.status == 200:
-                        return time.perf_counter() - began
-            except (urllib.error.URLError, OSError):
-                pass
+        while not _answers(port, path):
             if process.poll() is not None or time.perf_counter() - began > seconds:
                 raise RuntimeError(f"{words} did not serve {path}")
             time.sleep(0.005)
+        yield port
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
