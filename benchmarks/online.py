@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from bisect import bisect_left
@@ -205,7 +204,7 @@ def measure_growth(folder: str, calls: int) -> list[dict[str, Any]]:
 
 
 def _alternate(each: dict[str, Callable[[Any], Any]], batches: list[Any]) -> dict[str, dict[str, float]]:
-    """Return p50 and p99 in milliseconds of functions that are called in turn, so that all meet one machine."""
+    """Return p50 and p99 in milliseconds of functions called in turn, so that all meet one machine."""
     taken: dict[str, list[float]] = {name: [] for name in each}
     for number, rows in enumerate([*batches[:20], *batches]):
         for name, function in each.items():

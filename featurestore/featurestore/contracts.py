@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from featurestore.errors import MissingExtra, SpecError, did_you_mean
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from featurestore.types import Field
 
 
-@dataclass(frozen=True)
-class EntityRead:
+class EntityRead(NamedTuple):
     """Fields of one entity's hash to read. `key` is the canonical key."""
 
     shard: int

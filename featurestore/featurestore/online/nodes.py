@@ -6,6 +6,7 @@ MessagePack arrays of little-endian columns, tagged with the format's version.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from featurestore.errors import OperatorError
 from featurestore.online.layout import FORMAT, OnlineLayout
 
 _LEAF, _DIRECTORY = 0, 1
+_INSTANT = struct.Struct("<q")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -165,6 +167,17 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
         _bits(ended, len(numbers)),
         floor,
     )
+
+
+def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
+    """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
+    version, kind, floor, *columns = _decode(data)
+    if version != FORMAT or kind != _LEAF:
+        return None
+    times, plain = columns[0], columns[8]
+    if not plain or plain[-1] is None:
+        return None
+    return _INSTANT.unpack_from(times, len(times) - 8)[0], plain[-1], floor
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:

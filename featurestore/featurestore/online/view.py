@@ -174,6 +174,24 @@ class EntityView:
             yield from self._segments(node, level, time, time + 1)
 
 
+def newest_at_once(layout: OnlineLayout, root: bytes | None, t: int) -> tuple[int, bytes] | None:
+    """Return what `EntityView.newest` would, if the root's last row tells; None where more must be seen.
+
+    It does in most reads: the root is a leaf, and its last row is seen at `t` and holds features.
+    """
+    if root is None or layout.ends:
+        return None
+    last = nodes.last_row(root)
+    if last is None:
+        return None
+    time, plain, floor = last
+    if time >= seen_until(t, layout.plan.left_closed):
+        return None
+    if floor is not None and t - layout.plan.reach < floor:
+        return None
+    return time, plain
+
+
 def _end(node: Node, start: int, end: int) -> int | None:
     """Return where rows or tiles count from, if the entity ends among them."""
     if isinstance(node, Leaf):
