@@ -42,8 +42,7 @@ class Lanes:
 
     def drop(self) -> None:
         """Close the connections: nothing came for too long on one of them."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
+        for lane in list(self._lanes):
             lane.close()
 
     async def aclose(self) -> None:
