@@ -25,7 +25,7 @@ from typing import Any
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from featurestore.errors import OperatorError
+from featurestore.errors import FeatureStoreError, OperatorError
 from featurestore_serving.backend import Backend
 from featurestore_serving.metrics import SHARED
 from featurestore_serving.service import Service
@@ -93,6 +93,8 @@ async def _serve(
         await _accepting(address, port, task)
         if ready is not None:
             ready()
+        with contextlib.suppress(FeatureStoreError):  # /readyz tells it, when it is asked
+            await asyncio.to_thread(backend.ready)
         await service.application()
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not look at it again
