@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -171,13 +171,27 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
 
 def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
     """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
+    leaf = packed_leaf(data)
+    if leaf is None or not leaf.plain or leaf.plain[-1] is None:
+        return None
+    return _INSTANT.unpack_from(leaf.times, len(leaf.times) - 8)[0], leaf.plain[-1], leaf.floor
+
+
+class PackedLeaf(NamedTuple):
+    """Parts of a leaf as they are stored. A column is (bits of validity, or None where all are, values)."""
+
+    floor: int | None
+    times: bytes
+    columns: list[tuple[bytes | None, Any]]
+    plain: list[bytes | None]
+
+
+def packed_leaf(data: bytes) -> PackedLeaf | None:
+    """Return parts of a leaf, not yet arrays; None of another node, or of another release's."""
     version, kind, floor, *columns = _decode(data)
     if version != FORMAT or kind != _LEAF:
         return None
-    times, plain = columns[0], columns[8]
-    if not plain or plain[-1] is None:
-        return None
-    return _INSTANT.unpack_from(times, len(times) - 8)[0], plain[-1], floor
+    return PackedLeaf(floor, columns[0], columns[5], columns[8])
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:

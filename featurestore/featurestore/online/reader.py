@@ -23,6 +23,7 @@ from featurestore.expressions.to_closure import to_closure
 from featurestore.instants import MINUTE, format_instant
 from featurestore.keys import key_encoder, shard_of
 from featurestore.online.base import BaseRow, BaseRows
+from featurestore.online.few import FewRows
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.requests import cast_row, outward, row_value
 from featurestore.online.view import EntityView, aggregates, newest_at_once
@@ -119,6 +120,9 @@ class _LookupReader:
             for s in lookup.features
             if s.feature in aggregated
         ]
+        self._few = None
+        if self._aggregated and not self.is_base:
+            self._few = FewRows.of(self.layout, [place for place, _, _ in self._aggregated])
         outputs = self.layout.aggregates.outputs
         self._overflows = [
             (place, overflows)
@@ -178,6 +182,8 @@ class _LookupReader:
                 if newest is not None:
                     self._plain.fill(row, newest)
                     continue
+            if self._few is not None and read is not None and self._fill_few(row, found[0]):
+                continue
             stored = {} if read is None else dict(zip(read.fields, found, strict=True))
             base = row.base.leaf if self.is_base and row.base is not None and read is not None else None
             try:
@@ -197,6 +203,17 @@ class _LookupReader:
             for row, value in zip(viewed, plain_values(*finished[place], kind), strict=True):
                 row.put(slot, value)
         return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
+
+    def _fill_few(self, row: _Row, root: bytes | None) -> bool:
+        """Set a row's values if its state is one leaf of usual values; tell whether it is."""
+        few = None if root is None or self._few is None else self._few.read(root, row.t)
+        if few is None or (self._plain and few[1] is None):
+            return False
+        if self._plain:
+            self._plain.fill(row, few[1])
+        for (_, slot, _), value in zip(self._aggregated, few[0], strict=True):
+            row.put(slot, value)
+        return True
 
 
 class _PlainSlots:

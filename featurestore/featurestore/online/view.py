@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.aggregates.arrays import Partial, put, take
+from featurestore.aggregates.arrays import Partial, put
 from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.layout import Values
 from featurestore.errors import HistoryError, OperatorError
@@ -264,9 +264,7 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
         else:
             cache.append(use.state.combine(parts, starts[:-1], starts[1:]))
     instants = np.array([view.t for view in views], np.int64)
-    return plan.finish(
-        lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)), instants
-    )
+    return plan.finish_all(cache, instants)
 
 
 def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:
