@@ -116,13 +116,17 @@ class RedisOnlineStore:
         self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
     ) -> list[list[list[bytes | None]]]:
         """Return what `read` would for each (generation, reads), all in one round trip."""
-        return _shape(requests, self._client.execute(self._gets(requests)))
+        if self._client.cluster:
+            return _shape(requests, self._client.execute(self._gets(requests)))
+        return _shape(requests, self._client.ask(*self._packed(requests)))
 
     async def read_many_async(
         self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
     ) -> list[list[list[bytes | None]]]:
         """The same, without blocking the event loop."""
-        return _shape(requests, await self._client.execute_async(self._gets(requests)))
+        if self._client.cluster:
+            return _shape(requests, await self._client.execute_async(self._gets(requests)))
+        return _shape(requests, await self._client.ask_async(*self._packed(requests)))
 
     def shards(self, generation: str, shards: Sequence[int]) -> list[ShardState]:
         """Return the states of shards, in order, in one round trip."""
@@ -293,6 +297,23 @@ class RedisOnlineStore:
                 if read.fields:
                     commands.append(("HMGET", names[read.shard][1] + read.key, *read.fields))
         return commands
+
+    def _packed(self, requests: Sequence[tuple[str, Sequence[EntityRead]]]) -> tuple[bytes, int]:
+        """Return the commands of `_gets` as they are sent, and how many; most reads have the same fields."""
+        commands: list[bytes] = []
+        known: tuple[bytes, ...] | None = None
+        head = tail = b""
+        for generation, reads in requests:
+            names = _names(self._prefix, generation)
+            for shard, entity, fields in reads:
+                if fields is not known:
+                    known = fields
+                    head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+                    tail = b"".join(b"\r\n$%d\r\n%b" % (len(name), name) for name in fields)
+                if fields:
+                    key = names[shard][1] + entity
+                    commands.append(b"%b$%d\r\n%b%b\r\n" % (head, len(key), key, tail))
+        return b"".join(commands), len(commands)
 
     def _pages(self, node: Any, generation: str) -> Iterator[list[bytes]]:
         """Yield the generation's entity keys on a server, in lists for each thousand keys looked at."""

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from featurestore.types import Field
 
 
-@dataclass(frozen=True)
-class EntityRead:
+class EntityRead(NamedTuple):
     """Fields of one entity's hash to read. `key` is the canonical key."""
 
     shard: int
