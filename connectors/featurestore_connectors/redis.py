@@ -305,6 +305,13 @@ class RedisOnlineStore:
         head = tail = b""
         for generation, reads in requests:
             names = _names(self._prefix, generation)
+            if is_lasting(generation):
+                for shard, entity, fields in reads:
+                    if fields:
+                        together = [b"HMGET", names[shard][1], *[entity + name for name in fields]]
+                        words = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in together)
+                        commands.append(b"*%d\r\n%b" % (len(together), words))
+                continue
             for shard, entity, fields in reads:
                 if fields is not known:
                     known = fields
