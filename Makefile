@@ -68,7 +68,7 @@ type: setup ## check types, strictly
 	$(BIN)/mypy
 
 bench: setup ## run the benchmarks, at full size: make bench SCALE=0.01 takes a minute
-	$(BIN)/python -m benchmarks --scale $(SCALE)
+	$(BIN)/python -m benchmarks --growth --scale $(SCALE)
 
 bench-peers: setup $(PEERS:%=build/peers/%/.ready) ## install what the benchmarks compare with, each in an environment of its own
 

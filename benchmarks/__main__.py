@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -37,6 +36,9 @@ WORKS = {
     12: "starting:start",
 }
 """Each work of the table in docs/performance.md, and the function that measures it."""
+
+GROWTH = ("offline", "ingest", "loading", "streaming", "online")
+"""The modules that measure how their costs grow, for the charts."""
 
 PACKAGES = (
     "numpy",
@@ -92,22 +94,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="share of the full sizes: 0.01 takes seconds"
     )
+    parser.add_argument("--growth", action="store_true", help="measure how costs grow too, for the charts")
     parser.add_argument("--no-peers", action="store_true", help="leave Feast and storey out")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--directory", type=Path, default=ROOT / "build" / "bench", help="for generated data")
     given = parser.parse_args(arguments)
     bench = Bench(given.scale, given.directory, with_peers=not given.no_peers)
-    began, rows, failed = datetime.now(UTC), [], []
+    began, rows, points, failed = datetime.now(UTC), [], [], []
     for number in given.works or WORKS:
-        module, name = WORKS[number].split(":")
-        started = time.monotonic()
         try:
-            for row in getattr(importlib.import_module(f"benchmarks.{module}"), name)(bench):
+            for row in _function(WORKS[number])(bench):
                 print(line(row), flush=True)
                 rows.append(row)
         except Exception as error:  # noqa: BLE001 - one work that fails does not take the others' figures along
-            failed.append(number)
-            print(f"{number:>2} FAILED after {time.monotonic() - started:.0f} s: {error}", file=sys.stderr)
+            failed.append(f"{number}: {error}")
+    for module in GROWTH if given.growth else ():
+        try:
+            for point in _function(f"{module}:growth")(bench):
+                print(
+                    f"   {point.chart} | {point.line} | {point.x:g}: {amount(point.y, point.unit)}",
+                    flush=True,
+                )
+                points.append(point)
+        except Exception as error:  # noqa: BLE001 - see above
+            failed.append(f"{module}: {error}")
+    for failure in failed:
+        print(f"FAILED {failure}", file=sys.stderr)
     for note in bench.skipped:
         print(note, file=sys.stderr)
     given.results.mkdir(parents=True, exist_ok=True)
@@ -121,10 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "skipped": bench.skipped,
         "failed": failed,
         "rows": [asdict(row) for row in rows],
+        "points": [asdict(point) for point in points],
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {path}")
     return 1 if failed else 0
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(f"benchmarks.{module}"), function)
 
 
 if __name__ == "__main__":
