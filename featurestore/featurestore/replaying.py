@@ -256,8 +256,9 @@ class _Replays:
         if not self._dry_run and settled:
             self._note(self._claim(settled, {}), SENT, {})
         self._report.settled += len(settled)
+        handled = {*wanted, *(letter.id for letter in settled)}
         for letter in left:
-            if letter.id in wanted or letter in settled:
+            if letter.id in handled:
                 continue
             if letter.id in waiting:
                 self._report.waiting += 1

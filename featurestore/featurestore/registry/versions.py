@@ -83,12 +83,7 @@ def apply(
     for version in new:
         _insert(connection, project, version, author, now)
         _move_latest(connection, project, version.kind, version.name, version.fingerprint, now)
-    for kind, name in removed:
-        connection.execute(
-            sa.update(objects)
-            .where(*_equal(objects, {"project": project, "kind": kind, "name": name}))
-            .values(removed_at=now)
-        )
+    _remove(connection, project, removed, now)
     return [resolve(connection, project, v.kind, f"{v.name}@{v.fingerprint}") for v in new]
 
 
@@ -136,6 +131,10 @@ def switch(
             _put_tag(connection, named, PREVIOUS, saw[key], now)
     for version in new:
         _move_latest(connection, project, version.kind, version.name, version.fingerprint, now)
+    _remove(connection, project, removed, now)
+
+
+def _remove(connection: sa.Connection, project: str, removed: Iterable[tuple[str, str]], now: int) -> None:
     for kind, name in removed:
         connection.execute(
             sa.update(objects)

@@ -77,11 +77,13 @@ class Check:
         cut: dict[str, dict[str, int]] = {}
         for plan in served:
             table = self._store.environment.rows_table(plan)
-            cut[_table(plan)] = tables.row_partitions(table.positions(table.snapshot()))
+            cut[tables.rows_table(plan)] = tables.row_partitions(table.positions(table.snapshot()))
         offline = self._offline(questions, cut)
         try:
             for plan in served:
-                self._fill(plan, scratch[plan.state_fingerprint], questions, offline, cut[_table(plan)])
+                self._fill(
+                    plan, scratch[plan.state_fingerprint], questions, offline, cut[tables.rows_table(plan)]
+                )
             reader = VectorReader(
                 self._plan,
                 self._store.environment.online,
@@ -226,7 +228,9 @@ class Check:
             keys = key_frame(self._plan, rows, lookup, found)
             shards = encode(keys, lookup.set.keys, keys.columns).shard.to_list()
             by_shard = applied[lookup.set.state_fingerprint]
-            columns.append([(_table(lookup.set), tuple(sorted(by_shard[s or 0].items()))) for s in shards])
+            columns.append(
+                [(tables.rows_table(lookup.set), tuple(sorted(by_shard[s or 0].items()))) for s in shards]
+            )
         for cells in zip(*columns, strict=True):
             yield tuple(sorted(set(cells)))
 
@@ -260,10 +264,6 @@ class Check:
 def _told(values: list[list[Any]], errors: list[str | None]) -> list[list[Any]]:
     """Return the vectors, each value of a row that cannot be had being the reason."""
     return [row if error is None else [error] * len(row) for row, error in zip(values, errors, strict=True)]
-
-
-def _table(plan: SetPlan) -> str:
-    return f"{plan.name}-{plan.rows_fingerprint}"
 
 
 def _raw_keys(base: SetPlan, questions: pl.DataFrame) -> list[str]:
