@@ -39,7 +39,7 @@ from featurestore.online.frames import order_columns, row_features, row_parts
 from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
 from featurestore.online.nodes import Directory, Leaf
 from featurestore.online.requests import row_value
-from featurestore.online.view import EntityView, aggregates, newest_at_once
+from featurestore.online.view import EntityView, NewestAtOnce, aggregates
 from featurestore.plans import AggregateColumn, Input, SetPlan, SourcePlan
 from featurestore.steps import StepPlan
 from featurestore.types import Field
@@ -269,12 +269,12 @@ def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data
         try:
             whole = entity.read(t)
         except HistoryError:
-            assert newest_at_once(entity.layout, root, t) is None
+            assert NewestAtOnce(entity.layout)(root, t) is None
             assert short is None or short.read(root, t) is None
             continue
         stored = {name: entity.fields.get(name) for name in entity.layout.read_fields(t)}
         newest = EntityView(entity.layout, stored, t).newest()
-        assert newest_at_once(entity.layout, root, t) in (None, newest)
+        assert NewestAtOnce(entity.layout)(root, t) in (None, newest)
         found = None if short is None else short.read(root, t)
         if found is None:
             continue
@@ -301,7 +301,7 @@ def test_a_read_of_a_few_usual_rows_takes_the_short_ways(count: int) -> None:
     short = few.FewRows.of(entity.layout, range(len(made)))
     t = ORIGIN + count
     assert short is not None
-    assert newest_at_once(entity.layout, entity.fields[ROOT], t) is not None
+    assert NewestAtOnce(entity.layout)(entity.fields[ROOT], t) is not None
     found = short.read(entity.fields[ROOT], t)
     assert found is not None
     assert found[0] == [entity.read(t)[f] for f in few._FUNCTIONS]
