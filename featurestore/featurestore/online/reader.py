@@ -112,7 +112,6 @@ class _LookupReader:
         self.is_base = lookup.is_base
         self.keys = lookup.keys
         self._encoders = [key_encoder(key.type) for key in lookup.set.keys]
-        self._fields: tuple[int | None, tuple[bytes, ...]] = (None, ())
         self._newest = NewestAtOnce(self.layout)
         self._plain = _PlainSlots(lookup, slots)
         aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
@@ -134,15 +133,25 @@ class _LookupReader:
     def requests(self, rows: Sequence[_Row]) -> list[EntityRead | None]:
         """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
         reads: list[EntityRead | None] = []
+        at: int | None = None
+        fields: tuple[bytes, ...] = ()  # all rows of most requests share one instant
         for row in rows:
-            try:
-                reads.append(None if row.error is not None else self._request(row))
-            except ValueError as error:
-                row.error = str(error)
+            key = None
+            if row.error is None:
+                try:
+                    key = self._key(row)
+                except ValueError as error:
+                    row.error = str(error)
+            if key is None:
                 reads.append(None)
+                continue
+            if at != row.t:
+                at, fields = row.t, self.layout.read_fields(row.t, self.is_base)
+            reads.append(EntityRead(shard_of(key), key, fields))
         return reads
 
-    def _request(self, row: _Row) -> EntityRead | None:
+    def _key(self, row: _Row) -> bytes | None:
+        """Return a row's canonical key, None where a part is null. Raises ValueError where one is none."""
         key = b""
         for column, encode in zip(self.keys, self._encoders, strict=True):
             value = row.keys.get(column)
@@ -152,14 +161,7 @@ class _LookupReader:
                 key += encode(value)
             except ValueError as error:
                 raise ValueError(f"{column}: {error}") from None
-        return self._read(row, key)
-
-    def _read(self, row: _Row, key: bytes) -> EntityRead:
-        at, fields = self._fields
-        if at != row.t:  # all rows of most requests share one instant
-            fields = self.layout.read_fields(row.t, self.is_base)
-            self._fields = (row.t, fields)
-        return EntityRead(shard_of(key), key, fields)
+        return key
 
     def fill(
         self,
@@ -298,19 +300,19 @@ class _ChainedReader(_LookupReader):
             slots[key] if place in lookup.feature_keys else None for place, key in enumerate(lookup.keys)
         ]
 
-    def _request(self, row: _Row) -> EntityRead | None:
-        parts = b""
+    def _key(self, row: _Row) -> bytes | None:
+        key = b""
         for column, encode, slot in zip(self.keys, self._encoders, self._found, strict=True):
             value = row.keys.get(column) if slot is None else row.values[slot]
             if value is None or value != value:
                 return None
             try:
-                parts += encode(value)
+                key += encode(value)
             except ValueError as error:
                 if slot is not None:
                     return None
                 raise ValueError(f"{column}: {error}") from None
-        return self._read(row, parts)
+        return key
 
 
 def _restore(kind: DataType) -> Callable[[Any], Any] | None:
