@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,9 +39,10 @@ from featurestore import instants, plans
 from featurestore.contracts import StreamReader, StreamSource
 from featurestore.errors import FeatureStoreError, StoreUnavailable
 from featurestore.keys import SHARDS
-from featurestore_engines.stream.local import MAX_RECORDS, drain
+from featurestore_engines.stream.local import drain
 from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
+    MAX_RECORDS,
     Counts,
     Job,
     OfflineSink,
@@ -51,13 +52,14 @@ from featurestore_engines.stream.pipeline import (
     StreamEngine,
     Watch,
     catch_up,
+    gather,
     retrying,
 )
 
 log = logging.getLogger(__name__)
 
 LANES = 16
-"""Groups of shards; each has one writer, on the worker that Bytewax assigns to it."""
+"""Groups of shards in a cluster; each has one writer, on the worker that Bytewax assigns to it."""
 
 Cluster = tuple[tuple[str, ...], int]
 """The addresses of the processes that run a dataflow together, and which of them this is."""
@@ -80,7 +82,7 @@ class Piece:
     feeds: str
     target: str | None
     rows: pl.DataFrame | None
-    positions: dict[str, int]
+    positions: Mapping[str, int]
     times: np.ndarray | None = None
 
 
@@ -176,20 +178,26 @@ class _Offline:
 
 
 class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
-    """The topic's partitions, each from where the furthest store behind needs it, as rows by lane."""
+    """The topic's partitions, each from where the furthest store behind needs it, as rows by lane.
+
+    Bytewax reads one part at a time, and every batch costs the same few milliseconds, whatever its rows. So
+    a part is several partitions, read together.
+    """
 
     def __init__(
         self,
         job: Job,
         source: StreamSource,
-        partitions: list[str],
+        parts: Mapping[str, Sequence[str]],
+        lanes: int,
         run: _Run,
         counts: Counts,
         committed: Callable[[], None],
     ) -> None:
         self._job = job
         self._source = source
-        self._partitions = partitions
+        self._parts = parts
+        self._lanes = lanes
         self._run = run
         self._counts = counts
         self._committed = committed
@@ -198,21 +206,24 @@ class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
         self._watch = Watch(job)
 
     def list_parts(self) -> list[str]:
-        return self._partitions
+        return list(self._parts)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Part:
         del step_id, resume_state
-        self._counts.progress.expect(for_part)
+        names = self._parts[for_part]
+        for name in names:
+            self._counts.progress.expect(name)
 
-        def open_reader() -> StreamReader:
-            start = self._job.start(for_part)
-            reader = self._source.reader(for_part, start or None)
-            self._counts.progress.begin(for_part, start)
+        def open_reader(name: str) -> StreamReader:
+            start = self._job.start(name)
+            reader = self._source.reader(name, start or None)
+            self._counts.progress.begin(name, start)
             return reader
 
-        return _Partition(
-            for_part,
+        return _Part(
+            names,
             open_reader,
+            self._lanes,
             self._watch,
             self._preparation,
             self._offline,
@@ -223,16 +234,17 @@ class _Records(FixedPartitionedSource[tuple[int, Piece], None]):
         )
 
 
-class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
-    """One partition: its rows by lane, and behind them, once they are durable, its position for all lanes.
+class _Part(StatefulSourcePartition[tuple[int, Piece], None]):
+    """Some partitions: their rows by lane, and behind them, once they are durable, their positions for all.
 
     Rows and the checkpoint that follows their commit leave here in one order, and so arrive.
     """
 
     def __init__(
         self,
-        name: str,
-        open_reader: Callable[[], StreamReader],
+        names: Sequence[str],
+        open_reader: Callable[[str], StreamReader],
+        lanes: int,
         watch: Watch,
         preparation: Preparation,
         offline: _Offline,
@@ -242,17 +254,19 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         feeds: str,
     ) -> None:
         self._feeds = feeds
-        self._name = name
+        self._names = names
         self._open_reader = open_reader
+        self._lanes = lanes
         self._watch = watch
-        self._reader: StreamReader | None = None
+        self._readers: list[StreamReader] = []
         self._preparation = preparation
         self._offline = offline
         self._run = run
         self._counts = counts
         self._committed = committed
         self._is_epoch_over = self._is_over = False
-        self._told = self._confirmed = 0
+        self._told: dict[str, int] = {}
+        self._is_told = False
         self._pace = _Pace()
 
     def next_batch(self) -> Iterable[tuple[int, Piece]]:
@@ -260,10 +274,11 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
             raise StopIteration
         if self._pace.is_resting():
             return []
-        if self._is_epoch_over and self._reader is not None and self._run.error is None:
-            self._counts.progress.applied(self._name)
-            if self._told > self._confirmed:
-                self._confirmed = self._told
+        if self._is_epoch_over and self._readers and self._run.error is None:
+            for reader in self._readers:
+                self._counts.progress.applied(reader.partition)
+            if self._is_told:
+                self._is_told = False
                 self._committed()
         self._is_epoch_over = False
         self._is_over = self._run.is_over()
@@ -278,28 +293,29 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         return pieces
 
     def _read(self) -> list[tuple[int, Piece]]:
-        if self._reader is None:
-            self._reader = self._open_reader()
+        while len(self._readers) < len(self._names):
+            self._readers.append(self._open_reader(self._names[len(self._readers)]))
         self._watch.look()
-        if not self._counts.progress.may_read(self._name):
+        self._readers = [*self._readers[1:], *self._readers[:1]]  # each is the first one now and then
+        progress = self._counts.progress
+        batches = gather(self._readers, progress, MAX_RECORDS, may_read=progress.may_read)
+        if not batches:
             return []
-        batch = self._reader.poll(MAX_RECORDS, 0.0)
-        if batch is None:
-            return []
-        self._counts.progress.read(batch)
-        self._counts.observe("batch_records", len(batch.records))
-        prepared = self._preparation.prepare(batch)
+        prepared = self._preparation.prepare(batches)
+        self._counts.observe("batch_records", prepared.records)
         self._offline.add(prepared)
-        return _lanes(prepared, self._feeds)
+        return _pieces(prepared, self._lanes, self._feeds)
 
     def _checkpoint(self) -> list[tuple[int, Piece]]:
-        """Commit what is due; return the position for every lane, where there is one that they lack."""
+        """Commit what is due; return positions for every lane, where there are some that they lack."""
         self._offline.flush(now=self._is_over)
-        durable = self._offline.durable(self._name)
-        if durable <= self._told:
+        durable = {name: self._offline.durable(name) for name in self._names}
+        fresh = {name: end for name, end in durable.items() if end > self._told.get(name, 0)}
+        if not fresh:
             return []
-        self._told = durable
-        return [(lane, Piece(self._feeds, None, None, {self._name: durable})) for lane in range(LANES)]
+        self._told |= fresh
+        self._is_told = True
+        return [(lane, Piece(self._feeds, None, None, fresh)) for lane in range(self._lanes)]
 
     def next_awake(self) -> datetime:
         return _AT_ONCE
@@ -308,18 +324,24 @@ class _Partition(StatefulSourcePartition[tuple[int, Piece], None]):
         self._is_epoch_over = True
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        for reader in self._readers:
+            reader.close()
 
 
-def _lanes(prepared: Prepared, feeds: str) -> list[tuple[int, Piece]]:
+def _pieces(prepared: Prepared, lanes: int, feeds: str) -> list[tuple[int, Piece]]:
     """Return the rows of each target cut by lane."""
-    positions = {prepared.partition: prepared.next_sequence}
     pieces = []
     for target, rows in prepared.sets.items():
-        for (lane,), part in rows.group_by((pl.col(plans.SHARD) % LANES).alias("lane")):
-            pieces.append((int(lane), Piece(feeds, target, part, positions, prepared.times_of(part))))
+        parts = {0: rows} if lanes == 1 else _by_lane(rows, lanes)
+        for lane, part in parts.items():
+            if part.height:
+                pieces.append((lane, Piece(feeds, target, part, prepared.positions, prepared.times_of(part))))
     return pieces
+
+
+def _by_lane(rows: pl.DataFrame, lanes: int) -> dict[int, pl.DataFrame]:
+    cut = rows.group_by((pl.col(plans.SHARD) % lanes).alias("lane"))
+    return {int(lane): part for (lane,), part in cut}
 
 
 class _Ending(DynamicSource[tuple[str, None]]):
@@ -396,20 +418,21 @@ def _process(number: int) -> str:
 class _Online(FixedPartitionedSink[Piece, None]):
     """The online store, by lane."""
 
-    def __init__(self, sink: OnlineSink, feeds: str, run: _Run) -> None:
+    def __init__(self, sink: OnlineSink, lanes: int, feeds: str, run: _Run) -> None:
         self._sink = sink
+        self._lanes = lanes
         self._feeds = feeds
         self._run = run
 
     def list_parts(self) -> list[str]:
-        return [f"{lane:02}" for lane in range(LANES)]
+        return [f"{lane:02}" for lane in range(self._lanes)]
 
     def part_fn(self, item_key: str) -> int:
         return int(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Lane:
         del step_id, resume_state
-        return _Lane(self._sink, self._feeds, range(int(for_part), SHARDS, LANES), self._run)
+        return _Lane(self._sink, self._feeds, range(int(for_part), SHARDS, self._lanes), self._run)
 
 
 class _Lane(StatefulSinkPartition[Piece, None]):
@@ -447,17 +470,23 @@ def dataflow(
     counts: Counts,
     run: _Run,
     committed: Callable[[], None],
+    workers: int,
     cluster: Cluster | None,
 ) -> Dataflow:
     """Return the dataflow of one stream source; it ends, with everything committed, once the run is over.
 
-    `committed` is called when every store has taken what it was given up to a commit.
+    `committed` is called when every store has taken what it was given up to a commit. In one process each
+    worker reads its share of the partitions together, and writes one lane; processes of a cluster, which
+    may have different numbers of workers, agree on a lane's shards and a part's partition.
     """
     addresses, process = cluster or ((), 0)
+    lanes = LANES if cluster else workers
+    count = len(partitions) if cluster else workers
+    parts = {f"{n:04}": partitions[n::count] for n in range(min(count, len(partitions)))}
     flow = Dataflow("featurestore")
-    pieces = op.input("records", flow, _Records(job, source, partitions, run, counts, committed))
-    lanes = op.map("lane", pieces, lambda item: (f"{item[0]:02}", item[1]))
-    op.output("online", lanes, _Online(OnlineSink(job, counts), job.feeds, run))
+    pieces = op.input("records", flow, _Records(job, source, parts, lanes, run, counts, committed))
+    by_lane = op.map("lane", pieces, lambda item: (f"{item[0]:02}", item[1]))
+    op.output("online", by_lane, _Online(OnlineSink(job, counts), lanes, job.feeds, run))
     ending = op.input("ending", flow, _Ending(run, len(addresses) or 1, counts))
     op.output("told", ending, _Told(run, process))
     return flow
@@ -489,7 +518,7 @@ def run(
                 catch_up(now)
             partitions = source.partitions()
             counts.progress.forget()
-            flow = dataflow(now, source, partitions, counts, this, patience.succeeded, cluster)
+            flow = dataflow(now, source, partitions, counts, this, patience.succeeded, workers, cluster)
             addresses, process = cluster or (None, None)
             cli_main(  # type: ignore[no-untyped-call]
                 flow,

@@ -14,6 +14,7 @@ from featurestore.contracts import StreamReader, StreamSource
 from featurestore.errors import FeatureStoreError, StoreUnavailable
 from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
+    MAX_RECORDS,
     Counts,
     Job,
     OfflineSink,
@@ -22,10 +23,10 @@ from featurestore_engines.stream.pipeline import (
     StreamEngine,
     Watch,
     catch_up,
+    gather,
     retrying,
 )
 
-MAX_RECORDS = 20_000
 POLL_SECONDS = 0.05
 
 
@@ -76,32 +77,32 @@ class Loop:
             reader.close()
 
     def step(self, is_over: Callable[[], bool] = lambda: False) -> int:
-        """Read each partition once, apply what came, commit when due; return how many records.
+        """Read the partitions once, apply what came, commit when due; return how many records.
 
-        Once `is_over`, no further partition is read: each may hold seconds of work.
+        Once `is_over`, nothing is read: it may be seconds of work.
         """
         records = 0
-        for reader in self._readers:
-            if is_over():
-                break
-            batch = reader.poll(MAX_RECORDS, POLL_SECONDS / len(self._readers))
-            if batch is None:
-                continue
-            self.counts.progress.read(batch)
-            self.counts.observe("batch_records", len(batch.records))
-            prepared = self._preparation.prepare(batch)
-            positions = {prepared.partition: prepared.next_sequence}
+        batches = [] if is_over() else gather(self._turn(), self.counts.progress, MAX_RECORDS, POLL_SECONDS)
+        if batches:
+            prepared = self._preparation.prepare(batches)
+            records = prepared.records
+            self.counts.observe("batch_records", records)
             for target, rows in prepared.sets.items():
-                self._online.apply(target, rows, positions, prepared.times_of(rows))
+                self._online.apply(target, rows, prepared.positions, prepared.times_of(rows))
             self._offline.add(prepared)
-            self.counts.progress.applied(batch.partition)
-            self._reached[batch.partition] = batch.next_sequence
-            records += len(batch.records)
+            for partition, end in prepared.positions.items():
+                self.counts.progress.applied(partition)
+                self._reached[partition] = end
         self.counts.progress.waiting = self._offline.waiting
         if self._offline.is_due():
             self.flush()
         self._watch.look()
         return records
+
+    def _turn(self) -> list[StreamReader]:
+        """Return the readers, another one first every time."""
+        self._readers = [*self._readers[1:], *self._readers[:1]]
+        return self._readers
 
     def drain(self, until: Mapping[str, int] | None = None, before: float = math.inf) -> None:
         """Apply and commit everything up to `until`; without it, what the partitions hold now.

@@ -22,18 +22,20 @@ import polars as pl
 import pyarrow as pa
 
 from featurestore import instants, plans, tables
-from featurestore.contracts import OfflineTable, RecordBatch, Snapshot
+from featurestore.contracts import OfflineTable, RecordBatch, Snapshot, StreamReader
 from featurestore.instants import format_instant
 from featurestore.keys import SHARDS
 from featurestore.metrics import Metrics
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.door import admit
-from featurestore.rows.json import decode
+from featurestore.rows.json import decode_batches
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
-from featurestore_engines.stream.progress import Progress
+from featurestore_engines.stream.progress import IN_FLIGHT_BYTES, Progress
 
+MAX_RECORDS = 200_000
+"""The most that is read at once. An entity's state is written once for all of its rows in a batch."""
 FLUSH_ROWS = 250_000
 FLUSH_BYTES = 256 * 1024 * 1024
 FLUSH_SECONDS = 60.0
@@ -179,24 +181,54 @@ class Counts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Consecutive records of one partition as rows: for landing, for each target, and dead letters."""
+    """Consecutive records of some partitions as rows: for landing, for each target, and dead letters.
 
-    partition: str
-    next_sequence: int
+    `positions` tells how far each partition has been read with them, `sequences` and `times` what its
+    records have.
+    """
+
+    positions: Mapping[str, int]
     records: int
     landing: pl.DataFrame
     dead: pl.DataFrame
     sets: dict[str, pl.DataFrame]
     checked: tuple[Checked, ...]
     counts: Mapping[str, int]
-    sequences: np.ndarray
-    times: np.ndarray
+    sequences: Mapping[str, np.ndarray]
+    times: Mapping[str, np.ndarray]
 
     def times_of(self, rows: pl.DataFrame) -> np.ndarray:
         """Return when the broker took the records that the rows were made of, in microseconds."""
         made_of: np.ndarray = rows[plans.SEQUENCE].to_numpy()
-        found: np.ndarray = self.times[np.searchsorted(self.sequences, made_of)]
+        found = np.zeros(rows.height, np.int64)
+        for partition, sequences in self.sequences.items():
+            mine = (rows[plans.PARTITION] == partition).to_numpy()
+            found[mine] = self.times[partition][np.searchsorted(sequences, made_of[mine])]
         return found
+
+
+def gather(
+    readers: Sequence[StreamReader],
+    progress: Progress,
+    max_records: int,
+    timeout: float = 0.0,
+    may_read: Callable[[str], bool] = lambda _: True,
+) -> list[RecordBatch]:
+    """Return what partitions have, their fair shares of `max_records`; none where nothing came in `timeout`.
+
+    Those behind one that filled the memory there is for a batch wait for the next.
+    """
+    each, size = max(1, max_records // max(1, len(readers))), 0
+    batches: list[RecordBatch] = []
+    for reader in readers:
+        if size >= IN_FLIGHT_BYTES:
+            break
+        if may_read(reader.partition):
+            batch = reader.poll(each, 0.0 if batches else timeout / len(readers))
+            if batch is not None:
+                size += progress.read(batch)
+                batches.append(batch)
+    return batches
 
 
 class Preparation:
@@ -207,9 +239,9 @@ class Preparation:
         self._clock = clock
         self._newest: dict[str, int] = {}  # event time by partition, for a count alone
 
-    def prepare(self, batch: RecordBatch) -> Prepared:
-        """Return the records' rows and dead letters. One bad record costs only itself."""
-        frame, malformed = decode(self._job.source, batch)
+    def prepare(self, batches: Sequence[RecordBatch]) -> Prepared:
+        """Return the rows and dead letters of batches. One bad record costs only itself."""
+        frame, malformed = decode_batches(self._job.source, batches)
         now = self._clock()
         admitted = admit(self._job.source, frame, now=now)
         instant = pl.lit(now).cast(pl.Datetime("us", "UTC"))
@@ -218,7 +250,7 @@ class Preparation:
         by_rows: dict[str, pl.DataFrame] = {}
         checked: list[Checked] = []
         counts = {name: n for name, n in admitted.counts.items() if name not in ("rows", "rejected")}
-        counts["out_of_order"] = self._out_of_order(batch.partition, admitted.rows)
+        counts["out_of_order"] = sum(self._out_of_order(batch.partition, admitted.rows) for batch in batches)
         seen: set[str] = set()
         for target in self._job.targets:
             fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
@@ -236,23 +268,25 @@ class Preparation:
                     checked.append(found)
             sets[target.name] = by_rows[fingerprint]
         return Prepared(
-            batch.partition,
-            batch.next_sequence,
-            len(batch.records),
+            {batch.partition: batch.next_sequence for batch in batches},
+            sum(len(batch.records) for batch in batches),
             admitted.rows,
             pl.concat(dead).unique(maintain_order=True),  # two versions of a set may refuse alike
             sets,
             tuple(checked),
             {name: number for name, number in counts.items() if number},
-            np.array([record.sequence for record in batch.records], np.int64),
-            np.array([now if record.time is None else record.time for record in batch.records], np.int64),
+            {b.partition: np.array([record.sequence for record in b.records], np.int64) for b in batches},
+            {
+                b.partition: np.array([now if r.time is None else r.time for r in b.records], np.int64)
+                for b in batches
+            },
         )
 
     def _out_of_order(self, partition: str, rows: pl.DataFrame) -> int:
         """Return how many rows happened before one that came earlier by their partition, since the start."""
-        if rows.is_empty():
+        times = rows[plans.EVENT_TIME].to_physical().filter(rows[plans.PARTITION] == partition)
+        if times.is_empty():
             return 0
-        times = rows[plans.EVENT_TIME].to_physical()
         newest = self._newest.get(partition, int(times[0]))
         so_far = times.cum_max().shift(1, fill_value=newest).clip(lower_bound=newest)
         self._newest[partition] = max(newest, int(times.max()))  # type: ignore[arg-type]
@@ -292,16 +326,15 @@ class OfflineSink:
         for name, target in self._targets.items():
             self._waiting[name].append(prepared.sets[target])
         self._bytes += sum(int(frames[-1].estimated_size()) for frames in self._waiting.values())
-        self._positions[prepared.partition] = max(
-            prepared.next_sequence, self._positions.get(prepared.partition, 0)
-        )
+        for name, end in prepared.positions.items():
+            self._positions[name] = max(end, self._positions.get(name, 0))
         self._rows += prepared.records
         reasons = {f"rejected_{code}": n for code, n in prepared.dead["code"].value_counts().iter_rows()}
         self._counts.add(records=prepared.records, rejected=prepared.dead.height, **reasons)
         self._counts.add(**prepared.counts)
         if reasons:
             told = ", ".join(f"{number} {name.removeprefix('rejected_')}" for name, number in reasons.items())
-            log.warning("Refused of %s, as dead letters: %s", prepared.partition, told)
+            log.warning("Refused of %s, as dead letters: %s", ", ".join(prepared.positions), told)
         self._counts.add_checked(prepared.checked)
 
     def due_in(self) -> float | None:

@@ -11,7 +11,7 @@ from threading import Lock
 from featurestore import instants
 from featurestore.contracts import RecordBatch
 
-IN_FLIGHT_RECORDS = 100_000
+IN_FLIGHT_RECORDS = 200_000
 IN_FLIGHT_BYTES = 64 * 1024 * 1024
 
 

@@ -74,9 +74,7 @@ class FewRows:
         if not size:
             return None
         times = struct.unpack(f"<{size}q", leaf.times)
-        newest = None
-        if leaf.plain and leaf.plain[-1] is not None:
-            newest = times[-1], leaf.plain[-1]
+        newest = None if leaf.newest is None else (times[-1], leaf.newest)
         if times[-1] >= seen_until(t, self._left_closed):
             return None
         ranges = [

@@ -18,7 +18,7 @@ from featurestore.aggregates.layout import Layout
 from featurestore.instants import DAY, MINUTE
 from featurestore.plans import BEGINNING, SetPlan, seen_until
 
-FORMAT = 2
+FORMAT = 3
 ROOT = b"s"
 LEAF_ROWS = 512
 FAN_OUT_BITS = 6
@@ -71,6 +71,11 @@ class OnlineLayout:
     def has_plain(self) -> bool:
         """Whether the set has row-level features."""
         return bool(self.plan.plain)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether an entity, once written, never ceases to matter."""
+        return self.expire_ms() is None
 
     def edges(self, t: int) -> list[int]:
         """Return the distinct instants at which a read at `t` cuts the rows."""

@@ -90,22 +90,19 @@ Node = Leaf | Directory
 def encode(node: Node, layout: OnlineLayout) -> bytes:
     """Return the bytes of a node."""
     if isinstance(node, Leaf):
-        return _encode(
-            [
-                FORMAT,
-                _LEAF,
-                node.floor,
-                node.times.tobytes(),
-                node.ingest.tobytes(),
-                node.hashes.tobytes(),
-                None if node.order is None else node.order.tobytes(),
-                None if node.ids is None else node.ids.tobytes(),
-                [_pack_column(*column) for column in node.parts.columns],
-                [np.packbits(condition).tobytes() for condition in node.parts.conditions],
-                [category.astype("<i2").tobytes() for category in node.parts.categories],
-                node.plain,
-                None if node.deleted is None else np.packbits(node.deleted).tobytes(),
-            ]
+        hidden = leading_nulls(node.plain)
+        return leaf_bytes(
+            node.floor,
+            node.times.tobytes(),
+            node.ingest.tobytes(),
+            node.hashes.tobytes(),
+            None if node.order is None else node.order.tobytes(),
+            None if node.ids is None else node.ids.tobytes(),
+            [_pack_column(*column) for column in node.parts.columns],
+            [np.packbits(condition).tobytes() for condition in node.parts.conditions],
+            [category.astype("<i2").tobytes() for category in node.parts.categories],
+            [hidden, node.plain[hidden:]],
+            None if node.deleted is None else np.packbits(node.deleted).tobytes(),
         )
     return _encode(
         [
@@ -127,14 +124,9 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
 
 def decode(data: bytes, layout: OnlineLayout) -> Node:
     """Return the node that `encode` wrote. Raises OperatorError on a format of another release."""
-    version, kind, floor, *columns = _decode(data)
-    if version != FORMAT:
-        raise OperatorError(
-            f"Online state of '{layout.plan.name}' has format {version}, this release reads {FORMAT}.",
-            hint=f"Run: featurestore materialize {layout.plan.name}",
-        )
+    kind, floor, *columns = _read(data, layout)
     if kind == _LEAF:
-        times, ingest, hashes, order, ids, values, conditions, categories, plain, deleted = columns
+        times, ingest, hashes, order, ids, values, conditions, categories, (hidden, plain), deleted = columns
         stamps = np.frombuffer(times, "<i8")
         size = len(stamps)
         parts = RowParts(
@@ -142,7 +134,7 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
                 _unpack_column(column, dtype, size)
                 for column, dtype in zip(values, layout.parts.dtypes(), strict=True)
             ),
-            tuple(_bits(condition, size) for condition in conditions),
+            tuple(bits(condition, size) for condition in conditions),
             tuple(np.frombuffer(category, "<i2") for category in categories),
         )
         return Leaf(
@@ -152,9 +144,9 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
             None if order is None else np.frombuffer(order, "<i8"),
             None if ids is None else np.frombuffer(ids, "<i8"),
             parts,
-            plain,
+            [None] * hidden + plain,
             floor,
-            None if deleted is None else _bits(deleted, size),
+            None if deleted is None else bits(deleted, size),
         )
     slices, states, plain, plain_times, deep, ended = columns
     numbers = np.frombuffer(slices, "<i8")
@@ -163,30 +155,60 @@ def decode(data: bytes, layout: OnlineLayout) -> Node:
         tuple(use.state.decode(item) for use, item in zip(layout.aggregates.uses, states, strict=True)),
         plain,
         np.frombuffer(plain_times, "<i8"),
-        _bits(deep, len(numbers)),
-        _bits(ended, len(numbers)),
+        bits(deep, len(numbers)),
+        bits(ended, len(numbers)),
         floor,
     )
 
 
+def leaf_bytes(floor: int | None, *columns: Any) -> bytes:
+    """Return the bytes of a leaf, its columns encoded: those of `Leaf`, with `plain` as a pair.
+
+    The pair is how many rows come before the first with row-level features, and those of the others.
+    """
+    return _encode([FORMAT, _LEAF, floor, *columns])
+
+
+def leaf_parts(data: bytes, layout: OnlineLayout) -> list[Any] | None:
+    """Return what `leaf_bytes` was given; None of a directory. Raises OperatorError as `decode`."""
+    kind, *parts = _read(data, layout)
+    return parts if kind == _LEAF else None
+
+
+def leading_nulls(items: Sequence[bytes | None]) -> int:
+    """Return how many items come before the first that is not None."""
+    return next((i for i, item in enumerate(items) if item is not None), len(items))
+
+
+def _read(data: bytes, layout: OnlineLayout) -> list[Any]:
+    version, *rest = _decode(data)
+    parts: list[Any] = rest
+    if version != FORMAT:
+        raise OperatorError(
+            f"Online state of '{layout.plan.name}' has format {version}, this release reads {FORMAT}.",
+            hint=f"Run: featurestore materialize {layout.plan.name}",
+        )
+    return parts
+
+
 def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
     """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
-    node = _decode(data)
-    if node[0] != FORMAT or node[1] != _LEAF:
+    leaf = packed_leaf(data)
+    if leaf is None or leaf.newest is None:
         return None
-    floor, times, plain = node[2], node[3], node[11]
-    if not plain or plain[-1] is None:
-        return None
-    return _INSTANT.unpack_from(times, len(times) - 8)[0], plain[-1], floor
+    return _INSTANT.unpack_from(leaf.times, len(leaf.times) - 8)[0], leaf.newest, leaf.floor
 
 
 class PackedLeaf(NamedTuple):
-    """Parts of a leaf as they are stored. A column is (bits of validity, or None where all are, values)."""
+    """Parts of a leaf as they are stored. A column is (bits of validity, or None where all are, values).
+
+    `newest` holds the features of its last row; None where it has no row, or the row none.
+    """
 
     floor: int | None
     times: bytes
     columns: list[tuple[bytes | None, Any]]
-    plain: list[bytes | None]
+    newest: bytes | None
 
 
 def packed_leaf(data: bytes) -> PackedLeaf | None:
@@ -194,7 +216,8 @@ def packed_leaf(data: bytes) -> PackedLeaf | None:
     version, kind, floor, *columns = _decode(data)
     if version != FORMAT or kind != _LEAF:
         return None
-    return PackedLeaf(floor, columns[0], columns[5], columns[8])
+    _, plain = columns[8]
+    return PackedLeaf(floor, columns[0], columns[5], plain[-1] if plain else None)
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:
@@ -274,10 +297,11 @@ def _pack_column(values: Array, valid: Array) -> list[Any]:
 
 
 def _unpack_column(column: list[Any], dtype: str, size: int) -> tuple[Array, Array]:
-    bits, data = column
-    valid = np.ones(size, bool) if bits is None else _bits(bits, size)
+    packed, data = column
+    valid = np.ones(size, bool) if packed is None else bits(packed, size)
     return (object_array(data) if dtype == "object" else np.frombuffer(data, dtype)), valid
 
 
-def _bits(data: bytes, size: int) -> Array:
+def bits(data: bytes, size: int) -> Array:
+    """Return as many flags as were packed."""
     return np.unpackbits(np.frombuffer(data, np.uint8), count=size).astype(bool)

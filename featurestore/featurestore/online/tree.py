@@ -66,7 +66,7 @@ class Update:
 
     def _grow(self, leaf: Leaf, level: int, rows: Leaf) -> Node:
         merged = self._trim(_merge(leaf, rows, self._layout.plan.source.on_duplicate == "replace"))
-        if len(merged) <= LEAF_ROWS or level + 1 >= len(self._layout.bits):
+        if is_leaf(len(merged)) or level + 1 >= len(self._layout.bits):
             return merged
         none = np.zeros(0, "<i8")
         blank = Directory(
@@ -210,6 +210,11 @@ class Update:
                 self._forget(level + 1, child)
 
 
+def is_leaf(rows: int) -> bool:
+    """Tell whether so many rows are few enough for a leaf."""
+    return rows <= LEAF_ROWS
+
+
 def newest_plain(node: Node, layout: OnlineLayout) -> tuple[bytes | None, int]:
     """Return the newest row-level features of a node and their event time (0 where there are none)."""
     times, ended = (node.times, node.deleted) if isinstance(node, Leaf) else (node.plain_times, node.ended)
@@ -225,25 +230,42 @@ def _merge(leaf: Leaf, rows: Leaf, newest_counts: bool) -> Leaf:
     """Return both leaves' rows in order, one per (event time, id)."""
     joined = nodes.join_leaves([leaf, rows]) if len(leaf) else rows
     joined = replace(joined, floor=leaf.floor)
-    keys = [joined.hashes, joined.ingest, joined.times]
-    if joined.order is not None:
-        keys.insert(2, joined.order)
-    order = np.lexsort(keys)
+    order = row_order(joined)
     if joined.ids is not None and len(order) > 1:
         deleted = None if joined.deleted is None else joined.deleted[order]
-        order = order[_distinct(joined.times[order], joined.ids[order], deleted, newest_counts)]
+        order = order[distinct(joined.times[order], joined.ids[order], deleted, newest_counts)]
     return joined.take(order)
 
 
-def _distinct(times: Array, ids: Array, deleted: Array | None, newest_counts: bool) -> Array:
-    """Return the rows that stand for their ids: the newest, or the first, before which retractions go."""
-    if (times[1:] != times[:-1]).all():
+def row_order(rows: Leaf, entity: Array | None = None) -> Array:
+    """Return the places of rows in order; of those of several entities, of each together."""
+    keys = [rows.hashes, rows.ingest, rows.times]
+    if rows.order is not None:
+        keys.insert(2, rows.order)
+    return np.lexsort(keys if entity is None else [*keys, entity])
+
+
+def distinct(
+    times: Array, ids: Array, deleted: Array | None, newest_counts: bool, *, entity: Array | None = None
+) -> Array:
+    """Return the rows that stand for their ids: the newest, or the first, before which retractions go.
+
+    Rows are in order; those of several entities are told apart by `entity`.
+    """
+    same = times[1:] == times[:-1]
+    if entity is not None:
+        same &= entity[1:] == entity[:-1]
+    if not same.any():
         return np.arange(len(times))
     sequence = np.arange(len(times))
     keys = [-sequence if newest_counts else sequence, ids, times]
     if deleted is not None and not newest_counts:
         keys.insert(1, ~deleted)
+    if entity is not None:
+        keys.append(entity)
     order = np.lexsort(keys)
     fresh = np.ones(len(times), bool)
     fresh[1:] = (times[order[1:]] != times[order[:-1]]) | (ids[order[1:]] != ids[order[:-1]])
+    if entity is not None:
+        fresh[1:] |= entity[order[1:]] != entity[order[:-1]]
     return np.sort(order[fresh])

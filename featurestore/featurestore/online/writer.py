@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,25 +18,31 @@ import msgspec
 import numpy as np
 
 from featurestore import instants
-from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
+from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, OnlineStore, ShardState
 from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
+from featurestore.online import leaves
 from featurestore.online.layout import ROOT, OnlineLayout
 from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
-from featurestore.plans import BEGINNING, SetPlan
+from featurestore.plans import BEGINNING, INGEST_TIME, SHARD, SetPlan
 
 if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.online.frames import EntityBatch
+    from featurestore.online.nodes import Leaf
 
 _ENTITIES = 4096  # entities read and written at once
+_MANY = 4096  # rows from which on it pays to look for shards that nobody has written yet
 _ATTEMPTS = 200
 _LONGEST_PAUSE = 0.05  # seconds
 
 Positions = dict[str, int]
 """Partition to the next sequence to apply."""
+
+
+_ColumnsWrite = tuple[int, bytes, bytes, bytes, EntityColumns]
 
 
 class StoreWentBack(StoreUnavailable):
@@ -188,6 +194,10 @@ class OnlineWriter:
         applied = Applied()
         if rows.is_empty():
             return applied
+        if positions is not None:
+            rows = self._begin(rows, positions, applied)
+            if rows.is_empty():
+                return applied
         batch = entity_batch(self._layout, rows)
         self._newest = max(self._newest, int(batch.rows.ingest.max()))
         if positions is None:
@@ -208,6 +218,40 @@ class OnlineWriter:
                 pending, attempt = lost, attempt + 1
                 self._give_way(pending, attempt)
         return applied
+
+    def _begin(self, rows: pl.DataFrame, positions: Mapping[str, int], applied: Applied) -> pl.DataFrame:
+        """Write the shards that nobody has written yet from columns, where that can be; return other rows."""
+        blank = [shard for shard in range(SHARDS) if not self._seen.get(shard)]
+        if rows.height < _MANY or not blank:
+            return rows
+        from featurestore.online import first
+
+        if not first.fits(self._layout):
+            return rows
+        self._newest = max(self._newest, int(rows[INGEST_TIME].to_physical().max()))  # type: ignore[arg-type]
+        states = dict(zip(blank, self._store.shards(self._generation, blank), strict=True))
+        now = self._present(list(states.values()))
+        found = first.blocks(self._layout, rows, [s for s, state in states.items() if not state.revision])
+        writes = []
+        for shard, block in found.items():
+            expire_ms = self._expire_ms
+            ends = None
+            if expire_ms is not None:
+                ends = [expire_ms + max(0, time - now) // 1000 for time in block.newest]
+            changes = EntityColumns(block.keys, ROOT, block.leaves, ends, self._newest)
+            writes.append((shard, b"", _revision(), encode_positions(positions), changes))
+        begun = []
+        for group in _grouped(writes):
+            written = self._store.write(self._generation, group)
+            for write, ok in zip(group, written, strict=True):
+                if ok:
+                    self._seen[write[0]] = dict(positions)
+                    begun.append(write[0])
+                    applied.rows += len(write[4])
+                    applied.entities += len(write[4])
+            applied.conflicts += len(group) - sum(written)
+            self._rivals.note(sum(written), len(group) - sum(written))
+        return rows.filter(~rows[SHARD].is_in(begun))
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> int:
         """Record the positions in those of the shards that have lower ones, without touching entities.
@@ -258,34 +302,29 @@ class OnlineWriter:
     ) -> list[int]:
         """Read, change and write shards (each with its entities); return those that lost the race."""
         reads = {
-            shard: [EntityRead(shard, batch.keys[e], self._fields(batch, e)) for e in entities]
-            for shard, entities in shards.items()
+            shard: [EntityRead(shard, batch.keys[e], (ROOT,)) for e in of] for shard, of in shards.items()
         }
         stored = self._store.read_for_write(self._generation, reads)
         now = self._present([state for state, _ in stored.values()])
         floors = None if self._keep_all else self._layout.floors(now)
+        known = {shard: self._known(shard, state) for shard, (state, _) in stored.items()}
+        fresh, sizes = _fresh(batch, shards, known)
+        changed = self._changes(batch, shards, stored, fresh, sizes, floors, now)
         writes, counts, lost = [], [], []
         for shard, entities in shards.items():
-            state, fields = stored[shard]
-            known = self._known(shard, state)
-            done = np.array([known.get(name, 0) for name in batch.partitions], np.int64)
-            count = Applied()
-            changes = []
-            try:
-                for entity, read, values in zip(entities, reads[shard], fields, strict=True):
-                    index = np.arange(batch.starts[entity], batch.starts[entity + 1])
-                    fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
-                    count.duplicates += len(index) - len(fresh)
-                    if len(fresh):
-                        count.rows += len(fresh)
-                        changes.append(self._change(batch, fresh, state, read, values, floors, now))
-            except _Overtaken:
+            found = [changed[entity] for entity in entities if entity in changed]
+            changes = [change for change in found if change is not None]
+            if len(changes) < len(found):
                 lost.append(shard)
                 continue
-            count.entities = len(changes)
-            raised = _raised(known, positions)
-            if changes or raised != known:
-                writes.append((shard, state.revision, _revision(), encode_positions(raised), changes))
+            rows = sum(sizes[entity] for entity in entities)
+            every = int(batch.starts[entities[-1] + 1] - batch.starts[entities[0]])
+            count = Applied(rows, every - rows, len(changes))
+            raised = _raised(known[shard], positions)
+            if changes or raised != known[shard]:
+                writes.append(
+                    (shard, stored[shard][0].revision, _revision(), encode_positions(raised), changes)
+                )
                 counts.append(count)
             else:
                 applied.duplicates += count.duplicates
@@ -321,16 +360,73 @@ class OnlineWriter:
         told = [self._newest if state.now is None else state.now for state in states]
         return min(self._clock(), *told)
 
-    def _fields(self, batch: EntityBatch, entity: int) -> tuple[bytes, ...]:
-        return self._layout.write_fields(batch.rows.times[batch.starts[entity] : batch.starts[entity + 1]])
-
-    def _change(
+    def _changes(
         self,
         batch: EntityBatch,
-        index: np.ndarray,
-        state: ShardState,
+        shards: Mapping[int, Sequence[int]],
+        stored: Mapping[int, tuple[ShardState, Sequence[Sequence[bytes | None]]]],
+        fresh: np.ndarray,
+        sizes: Mapping[int, int],
+        floors: tuple[int, int] | None,
+        now: int,
+    ) -> dict[int, EntityWrite | None]:
+        """Return the write of each entity that has fresh rows; None where its shard was written meanwhile."""
+        places = [
+            (entity, shard, root)
+            for shard, entities in shards.items()
+            for entity, [root] in zip(entities, stored[shard][1], strict=True)
+            if sizes[entity]
+        ]
+        if not places:
+            return {}
+        rows = batch.rows.take(fresh)
+        starts = np.cumsum([0, *(sizes[entity] for entity, _, _ in places)])
+        found = leaves.grow(self._layout, [root for _, _, root in places], rows, starts, floors)
+        changes: dict[int, EntityWrite | None] = {}
+        deep: list[tuple[int, int, Leaf]] = []
+        for number, ((entity, shard, root), made) in enumerate(zip(places, found, strict=True)):
+            if made is None:
+                deep.append((entity, shard, rows.take(np.arange(starts[number], starts[number + 1]))))
+            else:
+                change = self._change(batch.keys[entity], {ROOT: made.data}, root, made.newest, now)
+                changes[entity] = change
+        return changes | self._deep(batch, deep, stored, floors, now)
+
+    def _deep(
+        self,
+        batch: EntityBatch,
+        deep: Sequence[tuple[int, int, Leaf]],
+        stored: Mapping[int, tuple[ShardState, Sequence[Sequence[bytes | None]]]],
+        floors: tuple[int, int] | None,
+        now: int,
+    ) -> dict[int, EntityWrite | None]:
+        """Return the writes of entities whose state has more fields than a root, which are read here."""
+        reads: dict[int, list[EntityRead]] = {}
+        for entity, shard, rows in deep:
+            fields = self._layout.write_fields(rows.times)
+            reads.setdefault(shard, []).append(EntityRead(shard, batch.keys[entity], fields))
+        if not reads:
+            return {}
+        again = self._store.read_for_write(self._generation, reads)
+        each = {shard: zip(reads[shard], values, strict=True) for shard, (_, values) in again.items()}
+        changes: dict[int, EntityWrite | None] = {}
+        for entity, shard, rows in deep:
+            read, values = next(each[shard])
+            state = stored[shard][0]
+            try:
+                if again[shard][0].revision != state.revision:
+                    raise _Overtaken
+                changes[entity] = self._updated(read, values, rows, state, floors, now)
+            except _Overtaken:
+                changes[entity] = None
+        return changes
+
+    def _updated(
+        self,
         read: EntityRead,
         values: Sequence[bytes | None],
+        rows: Leaf,
+        state: ShardState,
         floors: tuple[int, int] | None,
         now: int,
     ) -> EntityWrite:
@@ -343,11 +439,34 @@ class OnlineWriter:
 
         stored = dict(zip(read.fields, values, strict=True))
         update = Update(self._layout, stored, floors, fetch)
-        fields = update.apply(batch.rows.take(index))
+        fields = update.apply(rows)
+        return self._change(read.key, fields, stored[ROOT], update.newest, now)
+
+    def _change(
+        self, key: bytes, fields: Mapping[bytes, bytes | None], root: bytes | None, newest: int, now: int
+    ) -> EntityWrite:
         expire_ms = self._expire_ms
         if expire_ms is not None:
-            expire_ms += max(0, update.newest - now) // 1000
-        return EntityWrite(read.key, fields, expire_ms, stored[ROOT] is not None, self._newest)
+            expire_ms += max(0, newest - now) // 1000
+        return EntityWrite(key, fields, expire_ms, root is not None, self._newest)
+
+
+def _fresh(
+    batch: EntityBatch, shards: Mapping[int, Sequence[int]], known: Mapping[int, Positions]
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Return the rows of these shards' entities from the positions on, and how many each entity has."""
+    places = []
+    sizes: dict[int, int] = {}
+    for shard, entities in shards.items():
+        first, last = entities[0], entities[-1] + 1  # the batch is sorted by shard
+        starts = batch.starts[first : last + 1]
+        index = np.arange(starts[0], starts[-1])
+        done = np.array([known[shard].get(name, 0) for name in batch.partitions], np.int64)
+        fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
+        counts = np.diff(np.searchsorted(fresh, starts))
+        sizes.update(zip(entities, counts.tolist(), strict=True))
+        places.append(fresh)
+    return np.concatenate(places), sizes
 
 
 def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
@@ -356,6 +475,18 @@ def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
 
 def _revision() -> bytes:
     return secrets.token_bytes(12)
+
+
+def _grouped(writes: Sequence[_ColumnsWrite]) -> Iterator[list[_ColumnsWrite]]:
+    """Yield the writes in groups of some `_ENTITIES` entities."""
+    group: list[_ColumnsWrite] = []
+    for write in writes:
+        group.append(write)
+        if sum(len(write[4]) for write in group) >= _ENTITIES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _chunks(by_shard: Mapping[int, Sequence[int]]) -> list[list[int]]:

@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Annotated, Any, Protocol
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from featurestore.contracts import RecordBatch
@@ -49,7 +50,14 @@ def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.Dat
 
     They are JSON, unless the stream's format is another.
     """
-    records = batch.records
+    return decode_batches(source, [batch])
+
+
+def decode_batches(source: SourcePlan, batches: Sequence[RecordBatch]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what `decode` would of several batches, one after another."""
+    records = [record for batch in batches for record in batch.records]
+    names = pl.Series([batch.partition for batch in batches], dtype=pl.String)
+    numbers = np.repeat(np.arange(len(batches)), [len(batch.records) for batch in batches])
     decoder = None
     if source.stream is not None and source.stream.get("format") == "avro":
         from featurestore.rows import avro_messages
@@ -60,7 +68,7 @@ def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.Dat
         [record.value for record in records],
         pl.DataFrame(
             {
-                PARTITION: pl.Series([batch.partition], dtype=pl.String).new_from_index(0, len(records)),
+                PARTITION: names.gather(numbers),
                 SEQUENCE: pl.Series([record.sequence for record in records], dtype=pl.Int64),
                 RECORD_TIME: pl.Series([record.time for record in records], dtype=pl.Int64),
             }
