@@ -37,7 +37,7 @@ WORKS = {
 }
 """Each work of the table in docs/performance.md, and the function that measures it."""
 
-GROWTH = ("offline", "ingest", "loading", "streaming", "online")
+GROWTH = ("offline", "ingest", "loading", "streaming", "online", "over_http")
 """The modules that measure how their costs grow, for the charts."""
 
 PACKAGES = (

@@ -119,6 +119,24 @@ def test_a_cancelled_read_leaves_no_answer_to_the_next(server: EmbeddedServer, a
     store.close()
 
 
+@pytest.mark.parametrize("connections", [1, 3])
+def test_reads_of_one_loop_that_share_connections_each_get_their_own(
+    server: EmbeddedServer, connections: int
+) -> None:
+    store = store_at(server.url, connections=connections)
+    entities = [EntityWrite(b"%d" % number, {b"s": b"v%d" % number}, None) for number in range(300)]
+    store.write(G, [(7, b"", b"r", b"", entities)])
+
+    async def read(number: int) -> list[list[bytes | None]]:
+        return await store.read_async(G, [EntityRead(7, b"%d" % n, (b"s",)) for n in (number, number + 1)])
+
+    async def all_() -> list[list[list[bytes | None]]]:
+        return await asyncio.gather(*(read(number) for number in range(299)))
+
+    assert asyncio.run(all_()) == [[[b"v%d" % n], [b"v%d" % (n + 1)]] for n in range(299)]
+    store.close()
+
+
 def test_threads_share_a_store(server: EmbeddedServer) -> None:
     store = store_at(server.url)
     won: list[bytes] = []

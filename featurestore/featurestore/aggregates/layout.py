@@ -106,6 +106,7 @@ class Layout:
         """
         size = len(instants)
         finished: list[Finished] = [(instants, instants)] * len(self.outputs)
+        tiled = np.tile(instants, len(self.windows))
         for output, places in self._alike:
             windows = [self.outputs[place].window for place in places]
             if windows == list(range(len(self.windows))):
@@ -117,7 +118,7 @@ class Layout:
             values, found = output.function.finish(
                 [take(states[use], index) for use in output.uses],
                 output.told,
-                np.tile(instants, len(windows)),
+                tiled[: len(windows) * size],
             )
             for number, place in enumerate(places):
                 part = slice(number * size, (number + 1) * size)

@@ -26,7 +26,7 @@ from featurestore.online.base import BaseRow, BaseRows
 from featurestore.online.few import FewRows
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.requests import cast_row, outward, row_value
-from featurestore.online.view import EntityView, aggregates, newest_at_once
+from featurestore.online.view import EntityView, NewestAtOnce, aggregates
 from featurestore.online.writer import MARK, lost, mark_of
 from featurestore.plans import Lookup, SetPlan, VectorPlan
 from featurestore.rows.vectors import unpack
@@ -112,7 +112,7 @@ class _LookupReader:
         self.is_base = lookup.is_base
         self.keys = lookup.keys
         self._encoders = [key_encoder(key.type) for key in lookup.set.keys]
-        self._fields: tuple[int | None, tuple[bytes, ...]] = (None, ())
+        self._newest = NewestAtOnce(self.layout)
         self._plain = _PlainSlots(lookup, slots)
         aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
         self._aggregated = [
@@ -133,15 +133,25 @@ class _LookupReader:
     def requests(self, rows: Sequence[_Row]) -> list[EntityRead | None]:
         """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
         reads: list[EntityRead | None] = []
+        at: int | None = None
+        fields: tuple[bytes, ...] = ()  # all rows of most requests share one instant
         for row in rows:
-            try:
-                reads.append(None if row.error is not None else self._request(row))
-            except ValueError as error:
-                row.error = str(error)
+            key = None
+            if row.error is None:
+                try:
+                    key = self._key(row)
+                except ValueError as error:
+                    row.error = str(error)
+            if key is None:
                 reads.append(None)
+                continue
+            if at != row.t:
+                at, fields = row.t, self.layout.read_fields(row.t, self.is_base)
+            reads.append(EntityRead(shard_of(key), key, fields))
         return reads
 
-    def _request(self, row: _Row) -> EntityRead | None:
+    def _key(self, row: _Row) -> bytes | None:
+        """Return a row's canonical key, None where a part is null. Raises ValueError where one is none."""
         key = b""
         for column, encode in zip(self.keys, self._encoders, strict=True):
             value = row.keys.get(column)
@@ -151,14 +161,7 @@ class _LookupReader:
                 key += encode(value)
             except ValueError as error:
                 raise ValueError(f"{column}: {error}") from None
-        return self._read(row, key)
-
-    def _read(self, row: _Row, key: bytes) -> EntityRead:
-        at, fields = self._fields
-        if at != row.t:  # all rows of most requests share one instant
-            fields = self.layout.read_fields(row.t, self.is_base)
-            self._fields = (row.t, fields)
-        return EntityRead(shard_of(key), key, fields)
+        return key
 
     def fill(
         self,
@@ -178,7 +181,7 @@ class _LookupReader:
             if row.error is not None:
                 continue
             if is_simple and read is not None:
-                newest = newest_at_once(self.layout, found[0], row.t)
+                newest = self._newest(found[0], row.t)
                 if newest is not None:
                     self._plain.fill(row, newest)
                     continue
@@ -236,6 +239,7 @@ class _PlainSlots:
         self._end = self._start + len(own)
         self._is_slice = self._slots == list(range(self._start, self._end))
         self._present = [PRESENT] * len(own)
+        self._is_all = self._is_slice and len(own) == len(slots)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -259,7 +263,9 @@ class _PlainSlots:
             row.put(slot, base.values[feature])
 
     def _set(self, row: _Row, values: list[Any]) -> None:
-        if self._is_slice:
+        if self._is_all and None not in values:
+            row.values, row.status = values, self._present[:]
+        elif self._is_slice:
             row.values[self._start : self._end] = values
             status = self._present
             if None in values:
@@ -294,19 +300,19 @@ class _ChainedReader(_LookupReader):
             slots[key] if place in lookup.feature_keys else None for place, key in enumerate(lookup.keys)
         ]
 
-    def _request(self, row: _Row) -> EntityRead | None:
-        parts = b""
+    def _key(self, row: _Row) -> bytes | None:
+        key = b""
         for column, encode, slot in zip(self.keys, self._encoders, self._found, strict=True):
             value = row.keys.get(column) if slot is None else row.values[slot]
             if value is None or value != value:
                 return None
             try:
-                parts += encode(value)
+                key += encode(value)
             except ValueError as error:
                 if slot is not None:
                     return None
                 raise ValueError(f"{column}: {error}") from None
-        return self._read(row, parts)
+        return key
 
 
 def _restore(kind: DataType) -> Callable[[Any], Any] | None:
@@ -350,6 +356,7 @@ class VectorReader:
         self._width = len(plan.outputs)
         self._values = [None] * len(slots)
         self._status = [NOT_FOUND] * len(slots)
+        self._is_whole = len(slots) == self._width
         histories = [lookup.set.history for lookup in plan.lookups if lookup.set.history is not None]
         self._history = None if unbounded else min(histories, default=None)
         self._request_keys = plan.request_keys
@@ -493,7 +500,7 @@ class VectorReader:
             f"{self.plan.name}@{self.plan.fingerprint}",
             self.plan.outputs,
             [self._outputs(row) for row in rows],
-            [blank if row.error is not None else row.status[: self._width] for row in rows],
+            [blank if row.error is not None else self._shown(row.status) for row in rows],
             [row.t for row in rows],
             now,
             [row.error for row in rows],
@@ -514,7 +521,10 @@ class VectorReader:
         for slot, constant in self._impute:
             if row.values[slot] is None:
                 row.values[slot] = constant
-        return row.values[: self._width]
+        return self._shown(row.values)
+
+    def _shown(self, slots: list[Any]) -> list[Any]:
+        return slots if self._is_whole else slots[: self._width]
 
 
 def _slots(plan: VectorPlan) -> dict[str, int]:

@@ -174,22 +174,28 @@ class EntityView:
             yield from self._segments(node, level, time, time + 1)
 
 
-def newest_at_once(layout: OnlineLayout, root: bytes | None, t: int) -> tuple[int, bytes] | None:
-    """Return what `EntityView.newest` would, if the root's last row tells; None where more must be seen.
+class NewestAtOnce:
+    """Finds the newest row of an entity where the root's last row tells.
 
-    It does in most reads: the root is a leaf, and its last row is seen at `t` and holds features.
+    It does in most reads: the root is a leaf, and its last row is seen and holds features.
     """
-    if root is None or layout.ends:
-        return None
-    last = nodes.last_row(root)
-    if last is None:
-        return None
-    time, plain, floor = last
-    if time >= seen_until(t, layout.plan.left_closed):
-        return None
-    if floor is not None and t - layout.plan.reach < floor:
-        return None
-    return time, plain
+
+    def __init__(self, layout: OnlineLayout) -> None:
+        self._ends = layout.ends
+        self._left_closed = layout.plan.left_closed
+        self._reach = layout.plan.reach
+
+    def __call__(self, root: bytes | None, t: int) -> tuple[int, bytes] | None:
+        """Return what `EntityView.newest` would at `t`; None where more must be seen."""
+        if root is None or self._ends:
+            return None
+        last = nodes.last_row(root)
+        if last is None:
+            return None
+        time, plain, floor = last
+        if time >= seen_until(t, self._left_closed) or (floor is not None and t - self._reach < floor):
+            return None
+        return time, plain
 
 
 def _end(node: Node, start: int, end: int) -> int | None:
