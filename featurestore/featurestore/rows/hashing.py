@@ -130,7 +130,10 @@ def _digests_of_nine(rows: npt.NDArray[np.uint8]) -> Words:
     """Return the xxh3-64 of rows of nine bytes: XXH3_len_9to16_64b of xxhash.h, without a seed."""
     low = np.ascontiguousarray(rows[:, :8]).view("<u8").reshape(-1) ^ _FLIP_LOW
     high = np.ascontiguousarray(rows[:, 1:]).view("<u8").reshape(-1) ^ _FLIP_HIGH
-    result: Words = np.uint64(9) + low.byteswap() + high + _folded(low, high)
+    result = _folded(low, high)
+    result += low.byteswap()
+    result += high
+    result += np.uint64(9)
     result ^= result >> np.uint64(37)
     result *= _AVALANCHE
     result ^= result >> np.uint64(32)
