@@ -146,9 +146,12 @@ def _folded(one: Words, other: Words) -> Words:
     low, high, other_low, other_high = one & mask, one >> half, other & mask, other >> half
     lowest, middle = low * other_low, high * other_low
     cross = (lowest >> half) + (middle & mask) + low * other_high
-    upper = (middle >> half) + (cross >> half) + high * other_high
-    result: Words = upper ^ ((cross << half) | (lowest & mask))
-    return result
+    upper = high * other_high
+    upper += middle >> half
+    upper += cross >> half
+    upper ^= cross << half
+    upper ^= lowest & mask
+    return upper
 
 
 def _mix(x: Words, scratch: Words) -> None:
