@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from featurestore.errors import MissingExtra, SpecError, did_you_mean
 
@@ -61,12 +61,8 @@ class EntityColumns(Sequence[EntityWrite]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    @overload
-    def __getitem__(self, place: int) -> EntityWrite: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[EntityWrite]: ...
-    def __getitem__(self, place: int | slice) -> EntityWrite | Sequence[EntityWrite]:
-        """Return a write."""
+    def __getitem__(self, place: Any) -> Any:
+        """Return a write, or those of a slice."""
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         expire_ms = None if self.expire_ms is None else self.expire_ms[place]

@@ -103,6 +103,6 @@ def _read(
 
 def _ranges(rows: int) -> list[tuple[int, int]]:
     """Return ranges of shards of some `_ROWS_AT_ONCE` rows each."""
-    parts = min(SHARDS, 1 << max(0, (rows // _ROWS_AT_ONCE)).bit_length())
+    parts = min(SHARDS, 1 << (-(-rows // _ROWS_AT_ONCE) - 1).bit_length())  # each reads the files again
     step = SHARDS // parts
     return [(low, low + step) for low in range(0, SHARDS, step)]

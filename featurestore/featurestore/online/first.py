@@ -49,7 +49,9 @@ def fits(layout: OnlineLayout) -> bool:
 
 def blocks(layout: OnlineLayout, rows: pl.DataFrame, shards: Collection[int]) -> dict[int, Block]:
     """Return by shard, of those named, the entities of its rows, unless one has several rows."""
-    rows = rows.filter(pl.col(plans.SHARD).is_in(list(shards)))
+    wanted = rows[plans.SHARD].is_in(list(shards))
+    if not wanted.all():  # else no copy of all columns
+        rows = rows.filter(wanted)
     places = rows.select(plans.SHARD, plans.KEY).with_row_index("place").sort(plans.SHARD)
     several = rows.filter(rows[plans.KEY].is_duplicated())[plans.SHARD].unique().to_list()
     order = places["place"].to_numpy()

@@ -251,7 +251,8 @@ class OnlineWriter:
                     applied.entities += len(write[4])
             applied.conflicts += len(group) - sum(written)
             self._rivals.note(sum(written), len(group) - sum(written))
-        return rows.filter(~rows[SHARD].is_in(begun))
+        is_done = rows[SHARD].is_in(begun)
+        return rows.clear() if is_done.all() else rows.filter(~is_done)
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> int:
         """Record the positions in those of the shards that have lower ones, without touching entities.

@@ -130,7 +130,10 @@ def _digests_of_nine(rows: npt.NDArray[np.uint8]) -> Words:
     """Return the xxh3-64 of rows of nine bytes: XXH3_len_9to16_64b of xxhash.h, without a seed."""
     low = np.ascontiguousarray(rows[:, :8]).view("<u8").reshape(-1) ^ _FLIP_LOW
     high = np.ascontiguousarray(rows[:, 1:]).view("<u8").reshape(-1) ^ _FLIP_HIGH
-    result: Words = np.uint64(9) + low.byteswap() + high + _folded(low, high)
+    result = _folded(low, high)
+    result += low.byteswap()
+    result += high
+    result += np.uint64(9)
     result ^= result >> np.uint64(37)
     result *= _AVALANCHE
     result ^= result >> np.uint64(32)
@@ -143,9 +146,12 @@ def _folded(one: Words, other: Words) -> Words:
     low, high, other_low, other_high = one & mask, one >> half, other & mask, other >> half
     lowest, middle = low * other_low, high * other_low
     cross = (lowest >> half) + (middle & mask) + low * other_high
-    upper = (middle >> half) + (cross >> half) + high * other_high
-    result: Words = upper ^ ((cross << half) | (lowest & mask))
-    return result
+    upper = high * other_high
+    upper += middle >> half
+    upper += cross >> half
+    upper ^= cross << half
+    upper ^= lowest & mask
+    return upper
 
 
 def _mix(x: Words, scratch: Words) -> None:
