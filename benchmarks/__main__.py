@@ -31,7 +31,7 @@ WORKS = {
     7: "streaming:freshness",
     8: "online:plain_vector",
     9: "online:windowed_vector",
-    10: "http:requests",
+    10: "over_http:requests",
     11: "loading:bytes_per_entity",
     12: "starting:start",
 }

@@ -14,13 +14,13 @@ RUNS = 7
 
 def start(bench: Bench) -> Iterator[Row]:
     """Measure each start of ours and of Feast's, in turn, so that both meet the same machine."""
-    feast = bench.peer("feast")
+    feast, runs = bench.peer("feast"), min(RUNS, bench.size(RUNS))
     with tempfile.TemporaryDirectory() as folder:
-        ours = isolated("benchmarks.starting:ours", folder=f"{folder}/ours", runs=RUNS).value
+        ours = isolated("benchmarks.starting:ours", folder=f"{folder}/ours", runs=runs).value
         theirs = None
         if feast is not None:
             theirs = isolated(
-                "feast_starting:measure", python=feast, folder=f"{folder}/feast", runs=RUNS
+                "feast_starting:measure", python=feast, folder=f"{folder}/feast", runs=runs
             ).value
     for name, work in (
         ("import", "import featurestore"),

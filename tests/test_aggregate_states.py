@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.aggregates import FUNCTIONS, moments, plain_values, result_type, states, told
+from featurestore.aggregates import FUNCTIONS, moments, plain_values, ranges, result_type, states, told
 from featurestore.aggregates.arrays import object_array
 from featurestore.aggregates.exact import RangeSums
 from featurestore.errors import SpecError
@@ -199,3 +199,52 @@ def test_a_sum_over_text_is_refused():
 def test_an_unknown_function_names_the_nearest():
     with pytest.raises(SpecError, match=r"'cuont' is no aggregation function\. Did you mean 'count'"):
         result_type("cuont", INT64)
+
+
+@pytest.mark.parametrize("spread", [1, 20, 60, 150])
+@pytest.mark.parametrize("size", [1, 9, 5000])
+def test_sums_over_ranges_are_exact_whatever_the_exponents(size: int, spread: int) -> None:
+    random = np.random.default_rng([size, spread])
+    for center in (-1000, -300, 0, 40, 900):
+        exponents = random.integers(center - spread, center + 1, (2, size))
+        top, rest = np.ldexp(random.uniform(-1, 1, (2, size)), exponents)
+        rest[random.random(size) < 0.3] = 0.0
+        sums = RangeSums.build(top, rest)
+        assert sums is not None or spread + 53 > 7 * (61 - (2 * size).bit_length())
+        low = random.integers(0, size, 50)
+        high = np.minimum(low + random.integers(0, size + 1, 50), size)
+        if sums is not None:
+            for i, j, total, left in zip(low, high, *sums.total(low, high), strict=True):
+                exact = sum((Fraction(float(v)) for v in [*top[i:j], *rest[i:j]]), Fraction(0))
+                assert abs(Fraction(float(total)) + Fraction(float(left)) - exact) <= abs(exact) / 2**100
+                assert float(total) + float(left) == float(exact)
+
+
+@pytest.mark.parametrize("kind", ["<f8", "<i8", "<u8"])
+@pytest.mark.parametrize("greatest", [True, False])
+def test_extremes_over_long_ranges_are_those_of_their_values(kind: str, greatest: bool) -> None:
+    """Ranges so long that a table of runs answers them."""
+    random = np.random.default_rng(5)
+    values = random.integers(0, 10**6, 3000).astype(kind)
+    if kind == "<f8":
+        values[random.integers(0, 3000, 3)] = np.nan
+    low = random.integers(0, 3000, 20_000)
+    high = np.minimum(low + random.integers(0, 3000, 20_000), 3000)
+    low[:5], high[:5] = [0, 2999, 0, 7, 8], [3000, 3000, 1, 7, 5]
+    assert ranges.overlap(int(np.maximum(high - low, 0).sum()), len(values), len(low))
+    found, result = states.Extreme(kind, greatest).reduce(values, low, high)
+    pick = np.max if greatest else np.min
+    for i, j, there, value in list(zip(low, high, found, result, strict=True))[:2000]:
+        assert there == (i < j)
+        if there:
+            assert np.array_equal(value, pick(values[i:j]), equal_nan=kind == "<f8")
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize("kind", ["<i8", "<u8"])
+def test_sums_of_the_largest_integers_do_not_overflow(kind: str, size: int) -> None:
+    edges = np.iinfo(kind)
+    values = np.array(([edges.max, edges.min, edges.max, 5] * size)[:size], kind)
+    high, low = states.IntegerSum().reduce(values, np.array([0, size]), np.array([size, size]))
+    sums = [(int(upper) << 32) + int(lower) for upper, lower in zip(high, low, strict=True)]
+    assert sums == [sum(map(int, values)), 0]

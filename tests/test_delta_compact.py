@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,8 @@ def test_closed_days_move_into_sorted_files_by_month_and_open_rows_stay(table: D
     for file in table.files(snapshot):
         if "compacted" in file:
             rows = pq.read_table(file).to_pylist()
-            order = [
-                (row["__key"], row["__event_time"], row["__ingest_time"], row["__row_hash"]) for row in rows
-            ]
+            columns = ["__shard", "__key", "__event_time", "__ingest_time", "__row_hash"]
+            order = [tuple(row[name] for name in columns) for row in rows]
             assert order == sorted(order)
             assert all(row["__event_time"].timestamp() * 1e6 < NOW // DAY * DAY for row in rows)
 
@@ -217,9 +217,14 @@ def test_rows_larger_than_the_memory_allowed_are_sorted_all_the_same(tmp_path: P
     assert table.compact(now=NOW)["rows"] == count
     snapshot = table.snapshot()
     assert snapshot is not None
-    found = pa.Table.from_batches(table.scan(snapshot, ["__key", "__sequence"]))
-    keys = found["__key"].to_pylist()
+    found = pa.Table.from_batches(table.scan(snapshot, ["__shard", "__key", "__sequence"]))
+    keys = list(zip(found["__shard"].to_pylist(), found["__key"].to_pylist(), strict=True))
     assert keys == sorted(keys)
+    for file in table.files(snapshot):
+        parts = pq.ParquetFile(file).metadata
+        shards = [parts.row_group(n).column(1).statistics for n in range(parts.num_row_groups)]
+        assert all(low.max < high.min for low, high in pairwise(shards))  # no shard lies in two row groups
+        assert len(shards) == 8
     assert np.array_equal(np.sort(found["__sequence"].to_numpy()), np.arange(count))
 
 

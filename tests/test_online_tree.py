@@ -31,22 +31,23 @@ from parity import (
 from strategies import HOUR, ORIGIN, SECOND, kernel_log, queries, schedules
 
 from featurestore import plans
-from featurestore.aggregates import function_names, plain_values
+from featurestore.aggregates import function_names, plain_values, result_type
 from featurestore.errors import HistoryError
 from featurestore.expressions import Expression, parse
-from featurestore.online import nodes, tree
+from featurestore.online import few, nodes, tree
 from featurestore.online.frames import order_columns, row_features, row_parts
 from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
 from featurestore.online.nodes import Directory, Leaf
 from featurestore.online.requests import row_value
-from featurestore.online.view import EntityView, aggregates
-from featurestore.plans import AggregateColumn, SetPlan, SourcePlan
+from featurestore.online.view import EntityView, aggregates, newest_at_once
+from featurestore.plans import AggregateColumn, Input, SetPlan, SourcePlan
 from featurestore.steps import StepPlan
 from featurestore.types import Field
 
 MILLI = SECOND // 1000
 SPANS = [HOUR, 20 * MILLI, 90 * SECOND]
 ALL = function_names()
+HISTORIES = st.sampled_from([None, HOUR])
 PLAIN = ("amount", "kind", "price", "day", "at")
 
 
@@ -224,6 +225,86 @@ def test_every_instant_reads_as_the_oracle_says_at_any_depth(data: st.DataObject
             entity.apply(batch)
     for t in data.draw(queries(plan, instants_of(rows))):
         check_cells(oracle.expected_cells(plan, rows, b"a", t, predicate=predicate), entity.read(t), t)
+
+
+@st.composite
+def numbers(draw: st.DrawFn) -> tuple[AggregateColumn, ...]:
+    """Return aggregations that the reader has a short way for: of numbers, without where and by."""
+    columns = [name for name, kind in TYPES.items() if kind.is_number and kind.name != "decimal"]
+    made = []
+    for number in range(draw(st.integers(1, 6))):
+        function = draw(st.sampled_from(few._FUNCTIONS))
+        column = draw(st.sampled_from([*columns, None] if function == "count" else columns))
+        kind = None if column is None else TYPES[column]
+        window = plans.Window(draw(st.sampled_from(SPANS)), draw(st.booleans()))
+        made.append(
+            AggregateColumn(
+                f"f{number}",
+                function,
+                Input(column, kind, None, None, None),
+                window,
+                None,
+                result_type(function, kind),
+            )
+        )
+    return tuple(made)
+
+
+@given(st.data())
+@examples(150)
+def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data: st.DataObject) -> None:
+    made = data.draw(st.one_of(numbers(), aggregate_columns(ALL, SPANS)))
+    deleted, ids = data.draw(st.booleans()), data.draw(st.booleans())
+    left_closed = data.draw(st.booleans())
+    plan = a_plan(made, ids=ids, deleted=deleted, left_closed=left_closed, history=data.draw(HISTORIES))
+    rows = data.draw(logs(ids=ids, deleted=deleted))
+    entity = Entity(plan)
+    with leaf_rows(data.draw(st.sampled_from([3, 512]))):
+        entity.apply(rows, data.draw(st.sampled_from([None, ORIGIN])))
+    root = entity.fields.get(ROOT)
+    if root is None:
+        return
+    short = few.FewRows.of(entity.layout, range(len(made)))
+    for t in data.draw(queries(plan, instants_of(rows))):
+        try:
+            whole = entity.read(t)
+        except HistoryError:
+            assert newest_at_once(entity.layout, root, t) is None
+            assert short is None or short.read(root, t) is None
+            continue
+        stored = {name: entity.fields.get(name) for name in entity.layout.read_fields(t)}
+        newest = EntityView(entity.layout, stored, t).newest()
+        assert newest_at_once(entity.layout, root, t) in (None, newest)
+        found = None if short is None else short.read(root, t)
+        if found is None:
+            continue
+        assert found[1] in (None, newest)
+        for name, value in zip([column.name for column in made], found[0], strict=True):
+            assert (value, type(value)) == (whole[name], type(whole[name])), name
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_read_of_a_few_usual_rows_takes_the_short_ways(count: int) -> None:
+    made = tuple(
+        AggregateColumn(
+            f,
+            f,
+            Input(c, TYPES[c], None, None, None),
+            plans.Window(HOUR),
+            None,
+            result_type(f, TYPES[c]),
+        )
+        for f, c in zip(few._FUNCTIONS, ["amount", "whole"] * 4, strict=False)
+    )
+    entity = Entity(a_plan(made))
+    entity.apply([one(ORIGIN + number, number, amount=0.1, whole=3) for number in range(count)])
+    short = few.FewRows.of(entity.layout, range(len(made)))
+    t = ORIGIN + count
+    assert short is not None
+    assert newest_at_once(entity.layout, entity.fields[ROOT], t) is not None
+    found = short.read(entity.fields[ROOT], t)
+    assert found is not None
+    assert found[0] == [entity.read(t)[f] for f in few._FUNCTIONS]
 
 
 @given(st.data())

@@ -6,60 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import orders
 import polars as pl
 import pytest
-from parity import INSTANT, compiled
+from orders import PLAN, PROJECT, T
 
 from featurestore import plans, tables
 from featurestore.cases.topic import Topic
 from featurestore.contracts import OnlineStore, extension
 from featurestore.online.reader import VectorReader
 from featurestore.online.writer import OnlineWriter, StoreWentBack
-from featurestore.rows.door import admit
-from featurestore.rows.transform import transform
 from featurestore_engines.batch.materialize import fill
 from featurestore_engines.stream.local import ENGINE, Loop
 from featurestore_engines.stream.pipeline import commit
 
-SPECS = """
-kind: Entity
-name: customer
----
-kind: Source
-name: orders
-event_time: at
-schema: {customer: string, at: timestamp, amount: int64}
----
-kind: FeatureSet
-name: spending
-entities: [customer]
-source: orders
-history: all
-aggregations:
-  - {column: amount, functions: [sum], windows: [1h]}
----
-kind: FeatureVector
-name: spend
-features: [spending.amount_sum_1h]
-"""
-
-PROJECT = compiled(SPECS)
-PLAN = PROJECT.sets["spending"]
-T = 1_767_225_600_000_000
-
 
 def rows(sequences: Sequence[int], customers: str = "aaaaaa", partition: str = "p") -> pl.DataFrame:
     """Return the rows at these places: that at place n is worth 10**n."""
-    given = pl.DataFrame(
-        {
-            "customer": [customers[n] for n in sequences],
-            "at": pl.Series([T] * len(sequences), dtype=pl.Int64).cast(INSTANT),
-            "amount": [10**n for n in sequences],
-            plans.PARTITION: [partition] * len(sequences),
-            plans.SEQUENCE: list(sequences),
-        }
+    return orders.rows(
+        [customers[n] for n in sequences], [10**n for n in sequences], list(sequences), partition
     )
-    return transform(PLAN, admit(PLAN.source, given, now=T).rows).rows
 
 
 @pytest.fixture

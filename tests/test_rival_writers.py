@@ -7,57 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import orders
 import polars as pl
 import pytest
-from parity import INSTANT, compiled
+from orders import PLAN, PROJECT, T
 
-from featurestore import plans
 from featurestore.contracts import EntityRead, OnlineStore, extension
 from featurestore.errors import StoreUnavailable
 from featurestore.online.reader import VectorReader
 from featurestore.online.rivals import SAY_SECONDS, Rivals
 from featurestore.online.writer import OnlineWriter, Outraced
-from featurestore.rows.door import admit
-from featurestore.rows.transform import transform
 
-PROJECT = compiled("""
-kind: Entity
-name: customer
----
-kind: Source
-name: orders
-event_time: at
-schema: {customer: string, at: timestamp, amount: int64}
----
-kind: FeatureSet
-name: spending
-entities: [customer]
-source: orders
-history: all
-aggregations:
-  - {column: amount, functions: [sum], windows: [1h]}
----
-kind: FeatureVector
-name: spend
-features: [spending.amount_sum_1h]
-""")
-PLAN = PROJECT.sets["spending"]
-T = 1_767_225_600_000_000
 CUSTOMERS = [f"c{number}" for number in range(40)]
 
 
-def orders(amount: int, partition: str, first: int = 0) -> pl.DataFrame:
+def ordered(amount: int, partition: str, first: int = 0) -> pl.DataFrame:
     """Return one order of every customer."""
-    given = pl.DataFrame(
-        {
-            "customer": CUSTOMERS,
-            "at": pl.Series([T] * len(CUSTOMERS), dtype=pl.Int64).cast(INSTANT),
-            "amount": [amount] * len(CUSTOMERS),
-            plans.PARTITION: [partition] * len(CUSTOMERS),
-            plans.SEQUENCE: list(range(first, first + len(CUSTOMERS))),
-        }
-    )
-    return transform(PLAN, admit(PLAN.source, given, now=T).rows).rows
+    count = len(CUSTOMERS)
+    return orders.rows(CUSTOMERS, [amount] * count, range(first, first + count), partition)
 
 
 class Busy:
@@ -90,11 +57,11 @@ def test_a_writer_of_many_shards_gets_through_beside_one_that_never_rests(online
 
     def rival() -> None:
         nonlocal written
-        OnlineWriter(PLAN, online, "g").apply(orders(1, "stream", written))
+        OnlineWriter(PLAN, online, "g").apply(ordered(1, "stream", written))
         written += len(CUSTOMERS)
 
     writer = OnlineWriter(PLAN, cast(OnlineStore, Busy(online, rival, free=1)), "g")
-    done = writer.apply(orders(1000, "batch"))
+    done = writer.apply(ordered(1000, "batch"))
     assert done.rows == len(CUSTOMERS)
     assert done.conflicts > 0
     reader = VectorReader(PROJECT.vectors["spend"], online, lambda _: "g")
@@ -112,12 +79,12 @@ def test_who_loses_every_race_is_told_so_and_may_try_again(
 
     def rival() -> None:
         nonlocal first
-        OnlineWriter(PLAN, online, "g").apply(orders(1, "stream", first))
+        OnlineWriter(PLAN, online, "g").apply(ordered(1, "stream", first))
         first += len(CUSTOMERS)
 
     writer = OnlineWriter(PLAN, cast(OnlineStore, Busy(online, rival, free=0)), "g")
     with pytest.raises(Outraced, match="won 200 races") as raised:
-        writer.apply(orders(1000, "batch").head(1))
+        writer.apply(ordered(1000, "batch").head(1))
     assert isinstance(raised.value, StoreUnavailable)
 
 

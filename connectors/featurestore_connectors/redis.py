@@ -5,6 +5,10 @@ touches lies in one slot of a cluster::
 
     fs:{ss}:g          hash: r = the shard's revision, p = its positions
     fs:{ss}:g:<key>    hash: the fields of one entity
+    fs:{ss}:g*         hash: the fields of all entities, each behind its key; where g's never expire
+
+A hash of its own costs an entity some two hundred bytes, and each takes a command of its own to write. Keys
+of one set are codes of which none begins with another, so that key and field never run together.
 
 A shard is written by one script call, which compares the revision first; the calls of several shards are
 sent together. Reads are HMGETs sent together, without a transaction.
@@ -22,7 +26,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError
 
-from featurestore.contracts import EntityRead, EntityWrite, ShardState
+from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, ShardState, is_lasting
 from featurestore.errors import OperatorError
 from featurestore.instants import SECOND
 from featurestore.keys import SHARDS
@@ -112,13 +116,17 @@ class RedisOnlineStore:
         self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
     ) -> list[list[list[bytes | None]]]:
         """Return what `read` would for each (generation, reads), all in one round trip."""
-        return _shape(requests, self._client.execute(self._gets(requests)))
+        if self._client.cluster:
+            return _shape(requests, self._client.execute(self._gets(requests)))
+        return _shape(requests, self._client.ask(*self._packed(requests)))
 
     async def read_many_async(
         self, requests: Sequence[tuple[str, Sequence[EntityRead]]]
     ) -> list[list[list[bytes | None]]]:
         """The same, without blocking the event loop."""
-        return _shape(requests, await self._client.execute_async(self._gets(requests)))
+        if self._client.cluster:
+            return _shape(requests, await self._client.execute_async(self._gets(requests)))
+        return _shape(requests, await self._client.ask_async(*self._packed(requests)))
 
     def shards(self, generation: str, shards: Sequence[int]) -> list[ShardState]:
         """Return the states of shards, in order, in one round trip."""
@@ -133,6 +141,8 @@ class RedisOnlineStore:
         One server answers in order. A cluster that moves a slot may answer the state late, after fields
         that are older, so there a script reads each shard (which costs the server twice as much).
         """
+        if is_lasting(generation):
+            return self._read_together(generation, reads)
         names = _names(self._prefix, generation)
         commands: list[Command] = []
         if self._client.cluster:
@@ -157,6 +167,38 @@ class RedisOnlineStore:
             for shard, entities in reads.items()
         }
 
+    def _read_together(
+        self, generation: str, reads: Mapping[int, Sequence[EntityRead]]
+    ) -> dict[int, tuple[ShardState, list[list[bytes | None]]]]:
+        """Return what `read_for_write` does, of entities that are kept together."""
+        names = _names(self._prefix, generation)
+        wanted = {
+            shard: [entity.key + name for entity in entities for name in entity.fields]
+            for shard, entities in reads.items()
+        }
+        if self._client.cluster:
+            scripts: list[Command] = [
+                ("EVALSHA", _READ_SHA, 2, *names[shard], len(fields), *fields)
+                for shard, fields in wanted.items()
+            ]
+            answers = self._client.execute(scripts)
+            found = [(_state(head[:2], head[2:]), iter(values)) for head, values in answers]
+        else:
+            commands: list[Command] = [("TIME",)]
+            for shard, fields in wanted.items():
+                commands.append(_get_state(names[shard]))
+                if fields:
+                    commands.append(("HMGET", names[shard][1], *fields))
+            each = iter(self._client.execute(commands))
+            now = next(each)
+            found = [
+                (_state(next(each), now), iter(next(each) if fields else ())) for fields in wanted.values()
+            ]
+        return {
+            shard: (state, [[next(values) for _ in entity.fields] for entity in entities])
+            for (shard, entities), (state, values) in zip(reads.items(), found, strict=True)
+        }
+
     def write(
         self,
         generation: str,
@@ -171,6 +213,10 @@ class RedisOnlineStore:
         commands: list[Command] = []
         for shard, expected, revision, positions, entities in writes:
             state, start = names[shard]
+            if is_lasting(generation):
+                arguments = [expected, revision, positions, 0, *_together(entities)]
+                commands.append(("EVALSHA", _WRITE_SHA, 2, state, start, *arguments))
+                continue
             # Those that can have vanished since they were read come first.
             ordered = sorted(entities, key=lambda entity: not _may_vanish(entity))
             keys, arguments = [state], [expected, revision, positions, sum(map(_may_vanish, entities))]
@@ -182,13 +228,22 @@ class RedisOnlineStore:
 
     def drop(self, generation: str) -> None:
         """Delete all that the generation holds, the shards' states first: a write under way then fails."""
-        self._client.execute([("UNLINK", state) for state, _ in _names(self._prefix, generation)])
+        names = _names(self._prefix, generation)
+        self._client.execute([("UNLINK", state) for state, _ in names])
+        if is_lasting(generation):
+            self._client.execute([("UNLINK", start) for _, start in names])
+            return
         for node in self._client.nodes():
             for page in self._pages(node, generation):
                 self._client.execute([("UNLINK", key) for key in page])
 
     def statistics(self, generation: str) -> dict[str, int]:
         """Return `entities`, counted on servers of up to 100,000 keys and else estimated, and `bytes`."""
+        if is_lasting(generation):
+            starts = [start for _, start in _names(self._prefix, generation)]
+            counts = self._client.execute([("HLEN", start) for start in starts])
+            used = self._client.execute([("MEMORY", "USAGE", start) for start in starts])
+            return {"entities": sum(counts), "bytes": sum(n for n in used if n is not None)}
         entities = size = 0.0
         for node in self._client.nodes():
             total, sample, pages = self._client.on(node, "DBSIZE"), set[bytes](), 0
@@ -231,10 +286,41 @@ class RedisOnlineStore:
         commands: list[Command] = []
         for generation, reads in requests:
             names = _names(self._prefix, generation)
+            if is_lasting(generation):
+                commands += [
+                    ("HMGET", names[read.shard][1], *[read.key + name for name in read.fields])
+                    for read in reads
+                    if read.fields
+                ]
+                continue
             for read in reads:
                 if read.fields:
                     commands.append(("HMGET", names[read.shard][1] + read.key, *read.fields))
         return commands
+
+    def _packed(self, requests: Sequence[tuple[str, Sequence[EntityRead]]]) -> tuple[bytes, int]:
+        """Return the commands of `_gets` as they are sent, and how many; most reads have the same fields."""
+        commands: list[bytes] = []
+        known: tuple[bytes, ...] | None = None
+        head = tail = b""
+        for generation, reads in requests:
+            names = _names(self._prefix, generation)
+            if is_lasting(generation):
+                for shard, entity, fields in reads:
+                    if fields:
+                        together = [b"HMGET", names[shard][1], *[entity + name for name in fields]]
+                        words = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in together)
+                        commands.append(b"*%d\r\n%b" % (len(together), words))
+                continue
+            for shard, entity, fields in reads:
+                if fields is not known:
+                    known = fields
+                    head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+                    tail = b"".join(b"\r\n$%d\r\n%b" % (len(name), name) for name in fields)
+                if fields:
+                    key = names[shard][1] + entity
+                    commands.append(b"%b$%d\r\n%b%b\r\n" % (head, len(key), key, tail))
+        return b"".join(commands), len(commands)
 
     def _pages(self, node: Any, generation: str) -> Iterator[list[bytes]]:
         """Yield the generation's entity keys on a server, in lists for each thousand keys looked at."""
@@ -267,12 +353,12 @@ class RedisOnlineStore:
 
 @lru_cache(maxsize=256)
 def _names(prefix: str, generation: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Return per shard the key of its state and the start of its entities' keys."""
+    """Return per shard the key of its state and the start of its entities' keys, or the one key of all."""
     for part in (prefix, generation):
         if not re.fullmatch(r"[A-Za-z0-9_.@/=+-]+", part):
             raise ValueError(f"{part!r} cannot be part of a key: letters, digits and _ . @ / = + - can.")
     states = [f"{prefix}:{{{shard:02x}}}:{generation}".encode() for shard in range(SHARDS)]
-    return tuple((state, state + b":") for state in states)
+    return tuple((state, state + (b"*" if is_lasting(generation) else b":")) for state in states)
 
 
 def _get_state(names: tuple[bytes, bytes]) -> Command:
@@ -298,6 +384,28 @@ def _add_arguments(arguments: list[Any], entity: EntityWrite) -> None:
             sets += (name, value)
     expiry = -1 if entity.expire_ms is None else max(0, min(entity.expire_ms, _FAR))
     arguments += (expiry, len(sets), len(deletes), *sets, *deletes)
+
+
+def _together(entities: Sequence[EntityWrite]) -> list[Any]:
+    """Return the arguments of one write that has the fields of all entities, each behind its key."""
+    sets: list[bytes] = []
+    deletes: list[bytes] = []
+    if isinstance(entities, EntityColumns):
+        sets = [b""] * (2 * len(entities))
+        sets[::2] = [key + entities.field for key in entities.keys]
+        sets[1::2] = entities.values
+        expires = entities.expire_ms is not None
+    else:
+        for entity in entities:
+            for name, value in entity.fields.items():
+                if value is None:
+                    deletes.append(entity.key + name)
+                else:
+                    sets += (entity.key + name, value)
+        expires = any(entity.expire_ms is not None for entity in entities)
+    if expires:
+        raise ValueError("Entities that are kept together cannot expire one by one.")
+    return [-1, len(sets), len(deletes), *sets, *deletes]
 
 
 def _shape(

@@ -1,8 +1,9 @@
 """Commands sent together to Redis or Valkey, one server or a cluster, in a thread or an event loop.
 
-One server's commands are packed by hiredis and go straight to a connection of redis-py's pool; through its
-pipeline a hundred reads take nearly twice as long in a thread and thrice as long in an event loop. A
-cluster's go through the pipeline, which knows the slots.
+One server's commands are packed by hiredis, or come packed, and go straight to a connection: of redis-py's
+pool in a thread, of `redis_lanes` in an event loop. Through redis-py's pipeline a hundred reads take twice as
+long in a thread and many times as long in an event loop. A cluster's go through the pipeline, which knows the
+slots.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from weakref import WeakKeyDictionary
 
 import hiredis
 import redis
-import redis.asyncio
-import redis.asyncio.retry
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
@@ -25,6 +24,7 @@ from redis.retry import Retry
 
 from featurestore.errors import OperatorError, StoreUnavailable
 from featurestore.instants import SECOND, parse_duration
+from featurestore_connectors.redis_lanes import Lanes
 
 Command = tuple[Any, ...]
 
@@ -58,9 +58,9 @@ class RedisClient:
         self._retry = (backoff, 3 if self.cluster else 0)
         self._lock = threading.Lock()
         self._client: Any = None
-        self._loops: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[Any, asyncio.Semaphore, AsyncGenerator[None]]
-        ] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = (
+            WeakKeyDictionary()
+        )
 
     def execute(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answers to commands sent together, in order."""
@@ -80,15 +80,40 @@ class RedisClient:
 
     async def execute_async(self, commands: Sequence[Command]) -> list[Any]:
         """The same without blocking the event loop, for commands that call no script."""
+        if not self.cluster:
+            return await self.ask_async(b"".join(map(hiredis.pack_command, commands)), len(commands))
         if not commands:
             return []
         try:
-            # One timeout for all: redis-py's own, per answer, takes a third of the time of a hundred reads.
             async with asyncio.timeout(self._timeout):
-                client, limit = await self._connected_async()
-                async with limit:
-                    answers = await self._send_async(client, commands)
+                client = await self._connected_async()
+                answers = list(await _pipeline(client, commands).execute(raise_on_error=False))
         except _FAILURES as error:
+            raise self._error(error) from error
+        return self._checked(answers)
+
+    def ask(self, packed: bytes, count: int) -> list[Any]:
+        """Return the answers to `count` packed commands of one server, that call no script."""
+        if not count:
+            return []
+        try:
+            answers = self._send_packed(self._connected(), packed, count)
+        except _FAILURES as error:
+            raise self._error(error) from error
+        return self._checked(answers)
+
+    async def ask_async(self, packed: bytes, count: int) -> list[Any]:
+        """The same without blocking the event loop."""
+        if not count:
+            return []
+        lanes = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                lanes = await self._connected_async()
+                answers = await lanes.send(packed, count)
+        except _FAILURES as error:
+            if lanes is not None and isinstance(error, TimeoutError):
+                lanes.drop()
             raise self._error(error) from error
         return self._checked(answers)
 
@@ -118,7 +143,7 @@ class RedisClient:
     async def aclose(self) -> None:
         """Release the connections of the running event loop."""
         if found := self._loops.get(asyncio.get_running_loop()):
-            await found[2].aclose()
+            await found[1].aclose()
 
     def _connected(self) -> Any:
         client = self._client
@@ -136,10 +161,15 @@ class RedisClient:
                 client = self._client
         return client
 
-    async def _connected_async(self) -> tuple[Any, asyncio.Semaphore]:
+    async def _connected_async(self) -> Any:
+        """Return the running event loop's Lanes; a cluster's client."""
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
+            # redis-py's half for event loops takes as long to import as the rest of it
+            import redis.asyncio
+            import redis.asyncio.retry
+
             kind: Any = redis.asyncio.RedisCluster if self.cluster else redis.asyncio.Redis
             client = kind.from_url(
                 self._url,
@@ -148,43 +178,34 @@ class RedisClient:
                 retry=redis.asyncio.retry.Retry(*self._retry),
                 maint_notifications_config=_NO_NOTIFICATIONS,
             )
-            found = self._loops[loop] = (client, asyncio.Semaphore(self._connections), self._lifetime(client))
-            await anext(found[2])
-        return found[0], found[1]
+            held = client if self.cluster else Lanes(client, self._connections)
+            found = self._loops[loop] = (held, self._lifetime(held))
+            await anext(found[1])
+        return found[0]
 
-    async def _lifetime(self, client: Any) -> AsyncGenerator[None]:
+    async def _lifetime(self, held: Any) -> AsyncGenerator[None]:
         """Yield once. A loop that ends closes its asynchronous generators, and so the connections."""
         try:
             yield
         finally:
             self._loops.pop(asyncio.get_running_loop(), None)
-            await client.aclose()
+            await held.aclose()
 
     def _send(self, client: Any, commands: Sequence[Command]) -> list[Any]:
         if self.cluster:
             return list(_pipeline(client, commands).execute(raise_on_error=False))
+        return self._send_packed(client, b"".join(map(hiredis.pack_command, commands)), len(commands))
+
+    def _send_packed(self, client: Any, packed: bytes, count: int) -> list[Any]:
         connection = client.connection_pool.get_connection()
         try:
-            connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
-            return [_answer(connection) for _ in commands]
+            connection.send_packed_command([packed])
+            return _answers(connection, count)
         except BaseException:
             connection.disconnect()  # answers may still be on their way
             raise
         finally:
             client.connection_pool.release(connection)
-
-    async def _send_async(self, client: Any, commands: Sequence[Command]) -> list[Any]:
-        if self.cluster:
-            return list(await _pipeline(client, commands).execute(raise_on_error=False))
-        connection = await client.connection_pool.get_connection()
-        try:
-            await connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
-            return [await _answer_async(connection) for _ in commands]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await client.connection_pool.release(connection)
 
     def _checked(self, answers: list[Any]) -> list[Any]:
         for answer in answers:
@@ -223,15 +244,18 @@ def _pipeline(client: Any, commands: Sequence[Command]) -> Any:
     return pipeline
 
 
-def _answer(connection: Any) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except exceptions.ResponseError as error:
-        return error  # the others' answers follow it
-
-
-async def _answer_async(connection: Any) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except exceptions.ResponseError as error:
-        return error
+def _answers(connection: Any, count: int) -> list[Any]:
+    """Return the next answers: what has arrived with one comes straight from hiredis."""
+    answers: list[Any] = []
+    gets = connection._parser._reader.gets
+    while len(answers) < count:
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except exceptions.ResponseError as error:
+            answers.append(error)  # the others' answers follow it
+        while len(answers) < count:
+            answer = gets(False)
+            if type(answer) is object:  # redis-py's word for: not whole yet
+                break
+            answers.append(answer)
+    return answers

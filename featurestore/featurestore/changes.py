@@ -13,6 +13,7 @@ from featurestore.compiler.fingerprints import fingerprint
 from featurestore.environment import Environment
 from featurestore.instants import format_instant
 from featurestore.online.estimate import Estimate, estimate
+from featurestore.online.layout import OnlineLayout
 from featurestore.online.writer import mark
 from featurestore.plans import SetPlan
 from featurestore.steps.plan import Python
@@ -119,8 +120,10 @@ def apply(environment: Environment, compiled: CompiledProject, planned: Changes,
     for plan in compiled.sets.values():
         if plan.online and not _had_rows(environment, plan) and not _is_served(environment, plan):
             generation = environment.registry.begin_generation(
-                environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {}
-            )  # a first ingest fills the same one, from here on; one before may have let another serve
+                environment.project, plan.name, plan.state_fingerprint, environment.online_identity, {},
+                lasts=OnlineLayout.of(plan).lasts,
+            )  # fmt: skip
+            # a first ingest fills the same one, from here on; one before may have let another serve
             if not _is_served(environment, plan):
                 mark(environment.online, generation.id)
                 environment.registry.promote(generation.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from featurestore.errors import MissingExtra, SpecError, did_you_mean
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from featurestore.types import Field
 
 
-@dataclass(frozen=True)
-class EntityRead:
+class EntityRead(NamedTuple):
     """Fields of one entity's hash to read. `key` is the canonical key."""
 
     shard: int
@@ -44,6 +43,47 @@ class EntityWrite:
     expire_ms: int | None
     existed: bool | None = None
     newest: int | None = None
+
+
+@dataclass(frozen=True)
+class EntityColumns(Sequence[EntityWrite]):
+    """Writes of entities that nobody has written before, of one field each, as columns.
+
+    A store may take the columns, or the writes one by one. `expire_ms` is one for each, or None for all.
+    """
+
+    keys: list[bytes]
+    field: bytes
+    values: list[bytes]
+    expire_ms: list[int] | None
+    newest: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, place: int) -> EntityWrite: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[EntityWrite]: ...
+    def __getitem__(self, place: int | slice) -> EntityWrite | Sequence[EntityWrite]:
+        """Return a write."""
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        expire_ms = None if self.expire_ms is None else self.expire_ms[place]
+        return EntityWrite(self.keys[place], {self.field: self.values[place]}, expire_ms, False, self.newest)
+
+
+_LASTING = "+"
+
+
+def lasting(generation: str) -> str:
+    """Return the name of a generation whose entities never expire: a store may keep many in one place."""
+    return generation + _LASTING
+
+
+def is_lasting(generation: str) -> bool:
+    """Tell whether the entities of a generation never expire."""
+    return generation.endswith(_LASTING)
 
 
 @dataclass(frozen=True)
@@ -244,6 +284,12 @@ class OfflineTable(Protocol):
 
     def rows(self, snapshot: Snapshot) -> int:
         """Return how many rows the version holds."""
+
+    def ranges(self, snapshot: Snapshot, rows: int) -> list[tuple[int, int]]:
+        """Return ranges of shards, half-open and in order, to read the version by, of some `rows` rows each.
+
+        Of more where the layout does not let a range be read without reading others.
+        """
 
     def lazy(
         self,

@@ -19,6 +19,7 @@ from featurestore import beginning, instants, tables
 from featurestore.contracts import extension
 from featurestore.errors import OperatorError
 from featurestore.instants import DAY, HOUR, MINUTE
+from featurestore.online.layout import OnlineLayout
 from featurestore.online.writer import OnlineWriter, is_marked, mark, mark_of
 from featurestore.plans import SetPlan
 
@@ -142,8 +143,9 @@ def _begin(store: FeatureStore, plan: SetPlan) -> Filling:
     while True:
         cut = tables.row_partitions(table.positions(table.snapshot()))
         made = environment.registry.begin_generation(
-            environment.project, plan.name, plan.state_fingerprint, environment.online_identity, cut
-        )
+            environment.project, plan.name, plan.state_fingerprint, environment.online_identity, cut,
+            lasts=OnlineLayout.of(plan).lasts,
+        )  # fmt: skip
         writer = OnlineWriter(plan, environment.online, made.id)
         reached = _furthest(writer)
         lost = made.status == "following" and cut and not reached  # a stream would bring all of it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -74,8 +74,7 @@ def encode_key(values: Sequence[Any], kinds: Sequence[DataType]) -> bytes:
     parts = []
     for value, kind in zip(values, kinds, strict=True):
         if kind.name == "string":
-            text = value.encode()
-            parts.append(_LENGTH.pack(b"s", len(text)) + text)
+            parts.append(_text_part(value.encode()))
         elif kind.name == "binary":
             parts.append(_LENGTH.pack(b"b", len(value)) + value)
         elif kind.name == "timestamp":
@@ -89,6 +88,27 @@ def encode_key(values: Sequence[Any], kinds: Sequence[DataType]) -> bytes:
         else:
             parts.append(_INT.pack(b"i", value))
     return b"".join(parts)
+
+
+def key_encoder(kind: DataType) -> Callable[[Any], bytes]:
+    """Return what `encode_key` gives for one part after `cast_key`: a key's bytes are its parts', joined."""
+
+    def any_value(value: Any) -> bytes:
+        return encode_key([cast_key(value, kind)], [kind])
+
+    if kind.name == "string":
+        return lambda value: _text_part(value.encode()) if type(value) is str else any_value(value)
+    if kind.is_integer and kind.name != "uint64":
+        low, high = integer_bounds(kind)
+        pack = _INT.pack
+        return lambda value: (
+            pack(b"i", value) if type(value) is int and low <= value <= high else any_value(value)
+        )
+    return any_value
+
+
+def _text_part(text: bytes) -> bytes:
+    return _LENGTH.pack(b"s", len(text)) + text
 
 
 def shard_of(key: bytes) -> int:

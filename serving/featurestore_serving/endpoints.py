@@ -24,6 +24,8 @@ from featurestore_serving.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+ONLINE = "/v1/online-features"
+
 _GONE = 499  # the client left before its request was whole; nobody reads the answer
 
 

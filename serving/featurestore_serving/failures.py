@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import Response
 
 from featurestore.errors import (
@@ -20,6 +23,8 @@ from featurestore.errors import (
 )
 
 RETRY_AFTER_SECONDS = 1
+
+_log = logging.getLogger("featurestore.serving")
 
 
 class TooLarge(RequestError):
@@ -84,6 +89,13 @@ STATUS: tuple[tuple[type[FeatureStoreError], int], ...] = (
 def status_of(error: FeatureStoreError) -> int:
     """Return the status code of an error."""
     return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def mistaken(request: Request, error: Exception) -> Response:
+    """Log a mistake of this program, and return the answer that tells when."""
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return failure(Unexpected("The service made a mistake.", hint=f"Its log at {now} has what happened."))
 
 
 def failure(error: FeatureStoreError, **more: Any) -> Response:

@@ -25,10 +25,10 @@ from typing import Any
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from featurestore.errors import OperatorError
-from featurestore_serving.app import create_app
+from featurestore.errors import FeatureStoreError, OperatorError
 from featurestore_serving.backend import Backend
 from featurestore_serving.metrics import SHARED
+from featurestore_serving.service import Service
 from featurestore_serving.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -78,9 +78,9 @@ async def _serve(
     settings: Settings,
     ready: Callable[[], None] | None,
 ) -> None:
-    app = create_app(backend, settings)
+    service = Service(backend, settings)
     server = Server(
-        app,
+        service,
         address,
         port,
         interface=Interfaces.ASGI,
@@ -91,10 +91,13 @@ async def _serve(
     task = asyncio.create_task(server.serve())
     try:
         await _accepting(address, port, task)
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays: collections need not look at it again
         if ready is not None:
             ready()
+        with contextlib.suppress(FeatureStoreError):  # /readyz tells it, when it is asked
+            await asyncio.to_thread(backend.ready)
+        await service.application()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: collections need not look at it again
         while not stop.is_set() and not task.done():
             await asyncio.sleep(_POLL_SECONDS)
     finally:

@@ -76,6 +76,10 @@ class MemoryTable:
     def rows(self, snapshot: Snapshot) -> int:
         return self._rows.height
 
+    def ranges(self, snapshot: Snapshot, rows: int) -> list[tuple[int, int]]:
+        """Return several ranges whatever the size, so that every case goes through them."""
+        return [(0, 64), (64, 128), (128, 255), (255, 256)]
+
     def lazy(
         self,
         snapshot: Snapshot,

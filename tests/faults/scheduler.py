@@ -61,7 +61,6 @@ class Actor:
         self.ops: list[Op] = []
         self.error: BaseException | None = None
         self.is_over = False
-        self.is_waiting = False
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
         self._unwind = False
@@ -72,10 +71,8 @@ class Actor:
         """Stop before a call until it is this actor's turn; threads that the actor started just go on."""
         if self._unwind or threading.current_thread() is not self._thread:
             return
-        self.is_waiting = True
         self._stopped.release()
         self._go.acquire()
-        self.is_waiting = False
         if self._unwind:
             raise Unwound
         self.ops.append(Op(label, set(touched)))

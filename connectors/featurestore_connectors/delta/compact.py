@@ -1,6 +1,8 @@
-"""Compaction: rows of closed days into files by month and bucket of shards, sorted by entity and time.
+"""Compaction: rows of closed days into files by month and bucket of shards, sorted by shard, entity and time.
 
 A run sorts rows once, out of core, and writes each month's into `compacted/<month>/<run>-<bucket>.parquet`.
+Row groups begin where a shard does, at a multiple of a power of two, so that a reader of some of the shards
+decodes what it needs and no more.
 The one commit that follows removes exactly the files that were read and adds the new ones. It is made on
 the newest version, as a compare-and-set, if those files are all still in it: rows appended meanwhile
 are never touched, and of two compactions the second gives up.
@@ -40,23 +42,25 @@ from featurestore.plans import (
     SHARD,
 )
 from featurestore_connectors.delta import rewrite, storage
+from featurestore_connectors.delta.scan import COMPACTED
 
 if TYPE_CHECKING:
     from featurestore_connectors.delta.table import DeltaTable
 
 ROWS_PER_FILE = 1_000_000
-_RUN = re.compile(r"compacted/(\d{4})-(\d{2})/([0-9a-f]+)-\d+\.parquet$")
-_MONTH, _BUCKET = "__month", "__bucket"
+_RUN = re.compile(COMPACTED + r"(\d{4})-(\d{2})/([0-9a-f]+)-\d+\.parquet$")
+_MONTH, _BLOCK = "__month", "__block"
 _OPEN = 999_999  # the month of rows that stay as they are, sorted last
-_SORTED_BY = (KEY, EVENT_TIME, ORDER, INGEST_TIME, ROW_HASH, PARTITION, SEQUENCE)
+_SORTED_BY = (SHARD, KEY, EVENT_TIME, ORDER, INGEST_TIME, ROW_HASH, PARTITION, SEQUENCE)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The files to replace and, per month, into how many buckets its rows go."""
+    """The files to replace and, per month, into how many files and how many row groups its rows go."""
 
     inputs: pl.DataFrame
     buckets: dict[int, int]
+    blocks: dict[int, int]
     closed: int  # instants before it are rewritten
 
 
@@ -115,7 +119,7 @@ def _plan(table: DeltaTable, adds: pl.DataFrame, schema: pa.Schema, closed: int)
         months.pop(_OPEN, None)
     if not months:
         return None
-    inputs, buckets = [fresh], {_OPEN: 1}
+    inputs, buckets, blocks = [fresh], {_OPEN: 1}, {_OPEN: 1}
     for month, rows in months.items():
         older = adds.filter(pl.col(_MONTH) == month).group_by("run").agg(pl.col("num_records").sum())
         absorbed = []
@@ -125,9 +129,14 @@ def _plan(table: DeltaTable, adds: pl.DataFrame, schema: pa.Schema, closed: int)
             absorbed.append(name)
             rows += size
         inputs.append(adds.filter(pl.col(_MONTH) == month, pl.col("run").is_in(absorbed)))
-        files = -(-rows // ROWS_PER_FILE) if SHARD in schema.names else 1
-        buckets[month] = min(SHARDS, 1 << (files - 1).bit_length())
-    return _Job(pl.concat(inputs), buckets, closed)
+        known = rows if SHARD in schema.names else 1
+        buckets[month] = _power_of_two(-(-known // ROWS_PER_FILE))
+        blocks[month] = max(buckets[month], _power_of_two(-(-known // rewrite.ROW_GROUP)))
+    return _Job(pl.concat(inputs), buckets, blocks, closed)
+
+
+def _power_of_two(least: int) -> int:
+    return min(SHARDS, 1 << (least - 1).bit_length())
 
 
 def _month(schema: pa.Schema, closed: int) -> pl.Expr:
@@ -141,22 +150,20 @@ def _month(schema: pa.Schema, closed: int) -> pl.Expr:
 
 
 def _sorted(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Iterator[pa.RecordBatch]:
-    """Yield the inputs' rows by month, bucket, entity and time; DuckDB spills what exceeds `memory`."""
+    """Yield the inputs' rows by month, shard, entity and time; DuckDB spills what exceeds `memory`."""
     shard = pl.col(SHARD).cast(pl.Int32) if SHARD in schema.names else pl.lit(0, pl.Int32)
-    buckets = pl.col(_MONTH).replace_strict(
-        list(job.buckets), list(job.buckets.values()), return_dtype=pl.Int32
-    )
+    blocks = pl.col(_MONTH).replace_strict(list(job.blocks), list(job.blocks.values()), return_dtype=pl.Int32)
     rows = rewrite.read(table, job.inputs).select(schema.names)
     rows = rows.with_columns(_month(schema, job.closed)).with_columns(
-        (shard * buckets // SHARDS).alias(_BUCKET)
+        (shard * blocks // SHARDS).alias(_BLOCK)
     )
-    full = schema.append(pa.field(_MONTH, pa.int32())).append(pa.field(_BUCKET, pa.int32()))
+    full = schema.append(pa.field(_MONTH, pa.int32())).append(pa.field(_BLOCK, pa.int32()))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for frame in rows.collect_batches(chunk_size=rewrite.ROW_GROUP, maintain_order=False):
             yield from frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(full).to_batches()
 
-    order = ", ".join(f'"{name}"' for name in (_MONTH, _BUCKET, *_SORTED_BY) if name in full.names)
+    order = ", ".join(f'"{name}"' for name in (_MONTH, _BLOCK, *_SORTED_BY) if name in full.names)
     with (
         tempfile.TemporaryDirectory(prefix="featurestore-compact-") as spilled,
         duckdb.connect(
@@ -180,14 +187,14 @@ def _write(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Iter
     writer: rewrite.NewFile | None = None
     number, written = 0, (0, 0)
     try:
-        for group, part in _parts(_sorted(table, job, schema, memory)):
-            if writer is None or group != written or writer.rows >= 4 * ROWS_PER_FILE:
+        for (month, block), part in _row_groups(_sorted(table, job, schema, memory)):
+            file = (month, block * job.buckets[month] // job.blocks[month])
+            if writer is None or file != written or writer.rows >= 4 * ROWS_PER_FILE:
                 if writer is not None:
                     yield writer.close()
-                year, month = divmod(group[0], 100)
-                name = "recent" if group[0] == _OPEN else f"compacted/{year:04d}-{month:02d}"
+                name = "recent" if month == _OPEN else f"{COMPACTED}{month // 100:04d}-{month % 100:02d}"
                 writer = rewrite.NewFile(table, f"{name}/{run_id}-{number}.parquet", schema)
-                written, number = group, number + 1
+                written, number = file, number + 1
             writer.add(part.select(schema.names))
     except BaseException:
         if writer is not None:
@@ -197,12 +204,26 @@ def _write(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str) -> Iter
         yield writer.close()
 
 
+def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int], pa.RecordBatch]]:
+    """Yield the rows of each (month, block) at once, or in pieces where they are many."""
+    waiting: list[pa.RecordBatch] = []
+    rows, current = 0, (0, 0)
+    for group, part in _parts(batches):
+        if waiting and (group != current or rows + part.num_rows > rewrite.ROW_GROUP):
+            yield current, pa.concat_batches(waiting)
+            waiting, rows = [], 0
+        waiting.append(part)
+        rows, current = rows + part.num_rows, group
+    if waiting:
+        yield current, pa.concat_batches(waiting)
+
+
 def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int], pa.RecordBatch]]:
-    """Yield each batch in pieces of one (month, bucket)."""
+    """Yield each batch in pieces of one (month, block)."""
     for batch in batches:
-        months, buckets = (batch[name].to_numpy(zero_copy_only=False) for name in (_MONTH, _BUCKET))
-        edges = np.flatnonzero((np.diff(months) != 0) | (np.diff(buckets) != 0)) + 1
+        months, blocks = (batch[name].to_numpy(zero_copy_only=False) for name in (_MONTH, _BLOCK))
+        edges = np.flatnonzero((np.diff(months) != 0) | (np.diff(blocks) != 0)) + 1
         for first, last in zip([0, *edges], [*edges, batch.num_rows], strict=True):
             if last > first:
-                group = (int(months[first]), int(buckets[first]))
+                group = (int(months[first]), int(blocks[first]))
                 yield group, batch.slice(int(first), int(last - first))

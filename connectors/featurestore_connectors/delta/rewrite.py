@@ -23,7 +23,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 
 from featurestore import instants
-from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
+from featurestore.plans import EVENT_ID, EVENT_TIME, INGEST_TIME, ROW_HASH, SEQUENCE, SHARD
 
 if TYPE_CHECKING:
     from featurestore_connectors.delta.table import DeltaTable
@@ -37,14 +37,20 @@ _STATISTICS = (*_INSTANTS, SHARD, SEQUENCE)
 class NewFile:
     """A Parquet file being written, its statistics kept for the log."""
 
-    def __init__(self, table: DeltaTable, path: str, schema: pa.Schema) -> None:
+    def __init__(self, table: DeltaTable, path: str, schema: pa.Schema, *, compression: str = "zstd") -> None:
         self.path = path
         self.rows = 0
         self._files = table.location.filesystem()
         if table.location.is_local:
             self._files.create_dir(path.rpartition("/")[0])
         self._bounds: dict[str, tuple[Any, Any]] = {}
-        self._writer = pq.ParquetWriter(path, schema, filesystem=self._files, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            filesystem=self._files,
+            compression=compression,
+            use_dictionary=[field.name for field in schema if _repeats(field)],
+        )
 
     def add(self, part: pa.RecordBatch) -> None:
         """Write rows."""
@@ -76,6 +82,16 @@ class NewFile:
         stats = json.dumps({"numRecords": self.rows, **ends})
         size = self._files.get_file_info(self.path).size
         return AddAction(self.path, size, {}, time.time_ns() // 1_000_000, False, stats)
+
+
+def _repeats(field: pa.Field) -> bool:
+    """Tell whether a column's values may well occur again, so that a dictionary of them pays."""
+    kind = field.type
+    return not (
+        pa.types.is_floating(kind)
+        or pa.types.is_timestamp(kind)
+        or field.name in (ROW_HASH, SEQUENCE, EVENT_ID)
+    )
 
 
 def _least(one: Any, other: Any) -> Any:

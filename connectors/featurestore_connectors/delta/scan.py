@@ -12,10 +12,15 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 import pyarrow as pa
 
+from featurestore.keys import SHARDS
 from featurestore.plans import EVENT_TIME, PARTITION, SEQUENCE, SHARD
 from featurestore.types import Field
 
+COMPACTED = "compacted/"
+"""The folder of files that are sorted by shard, entity and time."""
+
 _BOUND = "__bound"
+_ROWS_AT_MOST = 16_000_000
 _INSTANT = pl.Datetime("us", "UTC")
 _STATISTICS_STEP = 999  # deltalake cuts the bounds of timestamps to milliseconds
 
@@ -26,7 +31,7 @@ def prune(
     since: Mapping[str, int] | None,
     event_times: tuple[int, int] | None,
 ) -> list[str]:
-    """Return the paths of the files that may hold wanted rows; one without statistics may."""
+    """Return the paths of the files that may hold wanted rows, by time; one without statistics may."""
     wanted = []
     if shards is not None:
         wanted.append(_overlaps(adds, SHARD, shards))
@@ -36,7 +41,28 @@ def prune(
     if since is not None and f"max.{SEQUENCE}" in adds.columns:
         lowest = min(since.values(), default=0)
         wanted.append((pl.col(f"max.{SEQUENCE}") >= lowest).fill_null(True))
+    if f"min.{EVENT_TIME}" in adds.columns:
+        adds = adds.sort(f"min.{EVENT_TIME}", maintain_order=True)
     return list(adds.filter(*wanted)["path"]) if wanted else list(adds["path"])
+
+
+def ranges(adds: pl.DataFrame, rows: int) -> list[tuple[int, int]]:
+    """Return ranges of shards to read one by one, with some `rows` rows each.
+
+    With more where many rows lie in files that are not sorted by shard, as each range reads all of those: so
+    few ranges that they read these rows less than twice as often as there are rows, or that each has as many
+    as memory should hold.
+    """
+    sizes = adds["num_records"]
+    total = int(sizes.sum())
+    loose = int(sizes.filter(~adds["path"].str.starts_with(COMPACTED)).sum())
+    parts = 1
+    while parts < SHARDS and total > parts * rows:
+        if loose * parts >= total and total <= parts * _ROWS_AT_MOST:
+            break
+        parts *= 2
+    step = SHARDS // parts
+    return [(low, low + step) for low in range(0, SHARDS, step)]
 
 
 def _overlaps(adds: pl.DataFrame, column: str, bounds: tuple[int, int]) -> pl.Expr:

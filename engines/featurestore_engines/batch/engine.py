@@ -13,7 +13,7 @@ from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan, SourcePlan, TrainingPlan, VectorPlan
 from featurestore_engines.batch.fitting import Fitting, fitting
 from featurestore_engines.batch.ingest import Ingest, IngestReport, Mode
-from featurestore_engines.batch.lookup import AT, FOUND, OVERFLOWS, QUERY, FrameReader, as_of_values
+from featurestore_engines.batch.lookup import FOUND, OVERFLOWS, Asked, FrameReader, as_of_values
 from featurestore_engines.batch.materialize import Filled, fill
 from featurestore_engines.batch.questions import Options
 from featurestore_engines.batch.training import TrainingSet, training_set
@@ -104,14 +104,8 @@ class BatchEngine:
 
     def preview(self, plan: SetPlan, rows: pl.DataFrame) -> pl.DataFrame:
         """Return keys, event time and all features of transformed rows, each at its own event time."""
-        asked = pl.DataFrame(
-            {
-                QUERY: pl.int_range(rows.height, dtype=pl.Int64, eager=True),
-                plans.KEY: rows[plans.KEY],
-                plans.SHARD: rows[plans.SHARD],
-                AT: rows[plans.EVENT_TIME].dt.epoch("us"),
-            }
-        )
+        at = rows[plans.EVENT_TIME].dt.epoch("us")
+        asked = Asked.of(rows.select(plans.KEY, plans.SHARD), None, at)
         aggregates = [a.name for a in plan.aggregates]
         columns = [rows[key.column].alias(key.request_column) for key in plan.keys]
         result = pl.DataFrame([*columns, rows[plans.EVENT_TIME].alias("event_time")])

@@ -21,6 +21,7 @@ from featurestore.errors import ChecksFailed, RequestError
 from featurestore.plans import SetPlan
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
+from featurestore_engines.batch.ahead import ahead
 from featurestore_engines.batch.expectations import Expectations, Verdict, describe
 
 COMMIT_ROWS = 1_000_000
@@ -174,7 +175,7 @@ class Ingest:
         Chunks end where they ended before, unless another release, or another clock, refuses other rows.
         """
         done = self._table.position(self._table.snapshot(), tables.input_position(item.digest))
-        for chunk in self._chunks(source, item, done):
+        for chunk in ahead(self._chunks(source, item, done)):
             reached = self._commit(item, chunk, done)
             if reached is not None and reached != chunk.consumed:
                 return False

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from featurestore import plans, tables
-from featurestore.aggregates.functions import Finished, plain_values
+from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.functions import plain_values
 from featurestore.aggregates.inputs import PartsPlan
 from featurestore.aggregates.layout import Layout
 from featurestore.contracts import OfflineTable
 from featurestore.errors import OperatorError
 from featurestore.instants import LAST
-from featurestore.kernel import EntityRows, Rules, evaluate
+from featurestore.kernel import Answer, EntityRows, Rules, evaluate
+from featurestore.kernel.places import order_by_time
 from featurestore.keys import SHARDS
-from featurestore.online.frames import entity_rows, order_columns
+from featurestore.online.frames import ROW_ORDER, entity_rows, order_columns
 from featurestore.plans import SetPlan
 from featurestore.rows.values import row_values_series
 from featurestore.types import DataType, Field
 
 QUERY, AT, FOUND, OVERFLOWS = "__query", "__at", "__found", "__overflows"
-_CODE = "__code"
-_ROWS_AT_ONCE = 16_000_000
+_ROWS_AT_ONCE = 500_000
+"""What a thread reads and answers at a time, where the layout lets it: few enough to stay in its caches."""
+
+_EVER = -(2**62)
+_OWN = [plans.KEY, *ROW_ORDER, plans.EVENT_ID, plans.DELETED]
+"""The columns that say which row counts, and where."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions: which entity each is about, and as of when.
+
+    `keys` has distinct entities, `__key` and `__shard`, by shard; `entities` the place among them of each
+    question's (-1: it has none), `instants` microseconds.
+    """
+
+    keys: pl.DataFrame
+    entities: Array
+    instants: Array
+
+    @staticmethod
+    def of(keys: pl.DataFrame, which: Array | None, instants: pl.Series) -> Asked:
+        """Return questions about the rows `which` of `keys` (None: each in turn).
+
+        `keys` has `__key` (null: no entity) and `__shard`; rows may repeat. A question without an instant has
+        no entity either; a null among them would make them floats, in which they are not exact.
+        """
+        distinct = keys.drop_nulls().unique(plans.KEY).sort(plans.SHARD, plans.KEY)
+        places = distinct.select(plans.KEY, pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
+        found = keys.select(plans.KEY).join(places, on=plans.KEY, how="left", maintain_order="left")
+        place = found["place"].fill_null(-1).to_numpy()
+        return Asked(
+            distinct.select(plans.KEY, plans.SHARD),
+            place if which is None else place[which],
+            instants.fill_null(0).to_numpy(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.entities)
+
+    def key(self) -> pl.Series:
+        """Return each question's key, null where it has none."""
+        return _gather(self.keys[plans.KEY], self.entities)
 
 
 class TableReader:
@@ -46,9 +93,15 @@ class TableReader:
         """Whether anything was ever written to the table."""
         return self._snapshot is not None
 
-    def size(self) -> int:
-        """Return how many rows there are to read, at most."""
-        return 0 if self._snapshot is None else self._table.rows(self._snapshot)
+    @cached_property
+    def names(self) -> list[str]:
+        """The table's columns."""
+        assert self._snapshot is not None
+        return self._table.lazy(self._snapshot).collect_schema().names()
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of shards to read one by one, in order."""
+        return [(0, SHARDS)] if self._snapshot is None else self._table.ranges(self._snapshot, _ROWS_AT_ONCE)
 
     def newest_ingest(self) -> int | None:
         """Return when the newest of the rows became known; None without rows."""
@@ -67,10 +120,9 @@ class TableReader:
         event_times: tuple[int, int] | None = None,
         keys: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
-        """Return rows with these columns and the store's own, optionally of these keys alone."""
+        """Return those of these columns (None: all) that are there, optionally of these keys alone."""
         assert self._snapshot is not None
-        present = self._table.lazy(self._snapshot).collect_schema().names()
-        names = [n for n in present if n.startswith("__") or columns is None or n in columns]
+        names = [n for n in self.names if columns is None or n in columns]
         query = self._table.lazy(
             self._snapshot,
             names,
@@ -117,9 +169,14 @@ class FrameReader:
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows
 
-    def size(self) -> int:
-        """Return how many rows there are."""
-        return self._rows.height
+    @property
+    def names(self) -> list[str]:
+        """The rows' columns."""
+        return self._rows.columns
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of shards to read one by one, in order."""
+        return [(0, SHARDS)]
 
     def read(
         self,
@@ -132,13 +189,14 @@ class FrameReader:
     ) -> pl.DataFrame:
         """Return rows as `TableReader.read` does."""
         rows = self._rows
-        rows = rows.select(n for n in rows.columns if n.startswith("__") or columns is None or n in columns)
         if shards is not None:
             rows = rows.filter(pl.col(plans.SHARD).is_between(shards[0], shards[1] - 1))
         if event_times is not None:
             at = pl.col(plans.EVENT_TIME).dt.epoch("us")
             rows = rows.filter((at >= event_times[0]) & (at < event_times[1]))
-        return rows if keys is None else rows.join(keys, on=plans.KEY, how="inner")
+        if keys is not None:
+            rows = rows.join(keys, on=plans.KEY, how="inner")
+        return rows.select(n for n in rows.columns if columns is None or n in columns)
 
 
 def _one_per_id(plan: SetPlan, frame: pl.DataFrame) -> pl.DataFrame:
@@ -162,52 +220,163 @@ def undeleted(frame: pl.DataFrame) -> pl.DataFrame:
 def as_of_values(
     plan: SetPlan,
     reader: TableReader | FrameReader,
-    asked: pl.DataFrame,
+    asked: Asked,
     features: Sequence[str],
     *,
     as_known: bool = False,
     extra: pl.DataFrame | None = None,
+    finds: bool = False,
 ) -> pl.DataFrame:
-    """Return the features for each row of `asked`, in its order, and whether its entity has a row.
+    """Return the features for each question, in order; `__found` too where the caller asks (`finds`).
 
-    That is in `__found`: a row is visible, and not past the set's ttl; `__overflows` counts features that are
-    null because their types cannot hold them. `asked` has `__query` (0 … n-1),
-    `__key` (null: no entity), `__shard`, `__at` (microseconds). `extra` are rows of the set, with
-    `__query`, that their own question sees whether the table has them or not. Rows are read by key; tables
-    past some millions of rows a range of shards at a time.
+    That tells whether its entity has a row: one is visible, and not past the set's ttl. `__overflows` counts
+    features that are null because their types cannot hold them. `extra` are rows of the set, with `__query`
+    (0 … n-1), that their own question sees whether the table has them or not. A range of shards is read and
+    answered at a time, each by a thread.
     """
-    aggregates = tuple(a for a in plan.aggregates if a.name in set(features))
-    plain = [f for f in plan.plain if f.name in set(features)]
-    layout = Layout.of(aggregates)
-    parts = PartsPlan.of(layout.inputs)
-    rules = Rules(layout, plan.left_closed, plan.ttl, plan.source.on_duplicate == "replace")
-    columns = _columns(parts, [f.name for f in plain])
-    pieces = []
-    ranges = list(_ranges(reader.size()))
-    for shards in ranges:
-        part = (
-            asked
-            if shards is None
-            else asked.filter(pl.col(plans.SHARD).is_between(shards[0], shards[1] - 1))
-        )
-        if not part.height:
-            continue
-        keys = part.select(plans.KEY).drop_nulls().unique().with_row_index(_CODE)
-        keys = keys.with_columns(pl.col(_CODE).cast(pl.Int64))
-        coded = part.join(keys, on=plans.KEY, how="left", maintain_order="left")
-        known = _rows(plan, reader, columns, shards, keys, coded, extra)
-        codes = coded[_CODE].fill_null(keys.height).to_numpy()
-        rows = entity_rows(parts, known, known[_CODE].to_numpy(), keys.height + 1, len(layout.inputs))
-        more = None if extra is None else _extra_rows(parts, extra, coded, len(layout.inputs))
-        answer = evaluate(rows, codes, _instants(coded), rules, as_known=as_known, extra=more)
-        pieces.append(_piece(part, known, answer.row, answer.expired, plain, layout, answer.aggregates))
-    blank = asked.filter(pl.col(plans.SHARD).is_null()) if len(ranges) > 1 else asked.clear()
-    if blank.height:
-        pieces.append(_unknown(blank, plan, features))
-    if not pieces:
-        schema = {f: _type(plan, f).polars() for f in features}
-        return pl.DataFrame(schema=schema | {FOUND: pl.Boolean, OVERFLOWS: pl.Int64})
-    return pl.concat(pieces, how="diagonal").sort(QUERY).drop(QUERY)
+    parts = _parts(asked, reader.ranges())
+    work = _Work(plan, reader, features, as_known, extra, finds)
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as threads:
+        pieces = list(threads.map(work.answer, parts))
+    result = pl.concat(pieces)
+    if len(parts) == 1:
+        return result
+    del pieces
+    place = np.empty(len(asked), np.int64)
+    place[np.concatenate([part.questions for part in parts])] = np.arange(len(asked))
+    return result.select(pl.all().gather(pl.Series(place)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The questions about entities of a range of shards: their numbers, the keys, and codes into these."""
+
+    shards: tuple[int, int]
+    questions: Array
+    keys: pl.Series
+    codes: Array  # len(keys): no entity
+    instants: Array
+
+
+def _parts(asked: Asked, ranges: Sequence[tuple[int, int]]) -> list[_Part]:
+    """Return the questions by range of shards, those without an entity with the first; one part at least."""
+    edges = np.searchsorted(asked.keys[plans.SHARD].to_numpy(), [low for low, _ in ranges] + [SHARDS])
+    number = np.repeat(np.arange(len(ranges)), np.diff(edges)).astype(np.uint8)
+    number = np.append(number, np.uint8(0))[asked.entities]  # the last is that of -1
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number, minlength=len(ranges)))
+    parts = []
+    for place, shards in enumerate(ranges):
+        mine = order[ends[place - 1] if place else 0 : ends[place]]
+        if len(mine) or len(asked) == place == 0:
+            keys = asked.keys[plans.KEY].slice(edges[place], edges[place + 1] - edges[place])
+            codes = asked.entities[mine]
+            codes = np.where(codes < 0, len(keys), codes - edges[place])
+            parts.append(_Part(shards, mine, keys, codes, asked.instants[mine]))
+    return parts
+
+
+class _Work:
+    """Features of one set for many questions. `answer` may run in several threads."""
+
+    def __init__(
+        self,
+        plan: SetPlan,
+        reader: TableReader | FrameReader,
+        features: Sequence[str],
+        as_known: bool,
+        extra: pl.DataFrame | None,
+        finds: bool,
+    ) -> None:
+        wanted = set(features)
+        self._plan = plan
+        self._reader = reader
+        self._as_known = as_known
+        self._extra = extra
+        self._plain = [f for f in plan.plain if f.name in wanted]
+        self._layout = Layout.of(tuple(a for a in plan.aggregates if a.name in wanted))
+        self._inputs = PartsPlan.of(self._layout.inputs)
+        self._columns = _columns(self._inputs, [f.name for f in self._plain])
+        self._orders = as_known or extra is not None  # reads what orders rows of one instant
+        self._reach = _reach(plan, self._layout, newest=finds or bool(self._plain))
+
+    def answer(self, part: _Part) -> pl.DataFrame:
+        """Return the features of each of the part's questions, `__found` and `__overflows`."""
+        rows, codes = self._rows(part)
+        size = len(self._layout.inputs)
+        known = entity_rows(self._inputs, rows, codes, len(part.keys) + 1, size)
+        more = None if self._extra is None else _extra_rows(self._inputs, self._extra, part.questions, size)
+        plan = self._plan
+        rules = Rules(self._layout, plan.left_closed, plan.ttl, plan.source.on_duplicate == "replace")
+        answer = evaluate(known, part.codes, part.instants, rules, as_known=self._as_known, extra=more)
+        return _piece(rows, answer, self._plain, self._layout)
+
+    def _rows(self, part: _Part) -> tuple[pl.DataFrame, Array]:
+        """Return the rows of the part's entities, in order, and their codes; none where there are none."""
+        if not self._reader.exists or not len(part.keys):
+            if self._extra is not None:
+                return self._extra.clear(), np.zeros(0, np.int64)
+            schema = {f.name: f.type.polars() for f in self._plan.columns} | _store_schema(self._plan)
+            return pl.DataFrame(schema=schema), np.zeros(0, np.int64)
+        low = _EVER if self._reach is None else max(_EVER, int(part.instants.min()) - self._reach)
+        times = (low, min(int(part.instants.max()), LAST) + 1)
+        shards = None if part.shards == (0, SHARDS) else part.shards
+        while True:
+            orders = self._orders
+            names = [plans.KEY, plans.EVENT_TIME, plans.EVENT_ID, plans.DELETED, *self._columns]
+            if orders:
+                names += [plans.ORDER, plans.INGEST_TIME, plans.ROW_HASH]
+            frame = self._reader.read(self._plan, names, shards=shards, event_times=times)
+            arranged = _arranged(frame, part.keys, orders)
+            if arranged is not None:
+                return arranged
+            self._orders = True  # some rows are of one entity and instant
+
+
+def _reach(plan: SetPlan, layout: Layout, *, newest: bool) -> int | None:
+    """Return how far before a question's instant rows matter, in microseconds; None: however far."""
+    widths = [plan.ttl] if newest else []
+    for window in layout.windows:
+        whole = None if window.width is None else window.width + window.offset + (window.granularity or 0)
+        widths.append(whole)
+    return None if None in widths else max((width for width in widths if width is not None), default=0)
+
+
+def _arranged(frame: pl.DataFrame, keys: pl.Series, orders: bool) -> tuple[pl.DataFrame, Array] | None:
+    """Return the rows that have one of the keys, by its place and in the order of rows, and these places.
+
+    None where rows are of one entity and instant, and the columns that order those are not there (`orders`).
+    """
+    codes = _codes(frame[plans.KEY], keys)
+    frame = frame.drop(plans.KEY)
+    if (codes < 0).any():
+        frame, codes = frame.filter(pl.Series(codes >= 0)), codes[codes >= 0]
+    times = frame[plans.EVENT_TIME].dt.epoch("us").to_numpy()
+    order = order_by_time(codes, times, len(keys))
+    if order is not None:
+        codes, times = codes[order], times[order]
+    tied = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
+    if tied.any():
+        if not orders:
+            return None
+        places = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        order = np.arange(len(codes)) if order is None else order
+        rows = frame.select(order_columns(frame))[order[places]]
+        ordered = rows.with_columns(pl.Series("code", codes[places])).with_row_index("row")
+        order[places] = order[places][ordered.sort("code", *rows.columns)["row"].to_numpy()]
+    return (frame if order is None else frame[order]), codes
+
+
+def _codes(rows: pl.Series, keys: pl.Series) -> Array:
+    """Return the place of each row's key among `keys`; -1: it is none of them.
+
+    Files are sorted by key where they were compacted, so only a row whose neighbour has another is looked up.
+    """
+    starts = np.flatnonzero((rows != rows.shift(1)).fill_null(True).to_numpy())
+    places = pl.DataFrame({"key": keys, "place": np.arange(len(keys))})
+    heads = rows.gather(starts).to_frame("key")
+    found = heads.join(places, on="key", how="left", maintain_order="left")["place"].fill_null(-1)
+    return np.repeat(found.to_numpy(), np.diff(np.append(starts, len(rows))))
 
 
 def matched_rows(plan: SetPlan, reader: TableReader, base: pl.DataFrame, feature: str) -> pl.DataFrame:
@@ -221,21 +390,13 @@ def matched_rows(plan: SetPlan, reader: TableReader, base: pl.DataFrame, feature
     assert isinstance(high, int)
     bounds = (low, min(high, LAST - 1) + 1)
     keys = base.select(plans.KEY).unique()
-    rows = reader.read(plan, [feature], event_times=bounds, keys=keys)
+    rows = reader.read(plan, [feature, *_OWN], event_times=bounds, keys=keys)
     rows = undeleted(_one_per_id(plan, rows.sort([plans.KEY, *order_columns(rows)])))
     return (
         base.select(QUERY, *identity)
         .join(rows.select(*identity, feature), on=identity, how="inner")
         .drop(identity)
     )
-
-
-def _instants(asked: pl.DataFrame) -> np.ndarray:
-    """Return the questions' instants as whole microseconds; a question without one has no entity either.
-
-    Nulls would make them floats, in which (entity, instant) is not exact.
-    """
-    return asked[AT].fill_null(0).to_numpy()
 
 
 def _columns(parts: PartsPlan, plain: list[str]) -> list[str]:
@@ -245,39 +406,6 @@ def _columns(parts: PartsPlan, plain: list[str]) -> list[str]:
     for condition in parts.conditions:
         names.update(dict.fromkeys(sorted(condition.columns)))
     return list(names)
-
-
-def _ranges(rows: int) -> Iterator[tuple[int, int] | None]:
-    """Yield ranges of shards with some `_ROWS_AT_ONCE` rows each; None for all at once."""
-    parts = min(SHARDS, 1 << (rows // _ROWS_AT_ONCE).bit_length())
-    if parts == 1:
-        yield None
-        return
-    step = SHARDS // parts
-    for low in range(0, SHARDS, step):
-        yield low, low + step
-
-
-def _rows(
-    plan: SetPlan,
-    reader: TableReader | FrameReader,
-    columns: list[str],
-    shards: tuple[int, int] | None,
-    keys: pl.DataFrame,
-    asked: pl.DataFrame,
-    extra: pl.DataFrame | None,
-) -> pl.DataFrame:
-    """Return the table's rows of these keys, coded and in order; none, of their shape, where it has none."""
-    if not reader.exists:
-        if extra is None:
-            schema = {f.name: f.type.polars() for f in plan.columns} | _store_schema(plan)
-            return pl.DataFrame(schema=schema | {_CODE: pl.Int64})
-        return extra.clear().with_columns(pl.lit(0, pl.Int64).alias(_CODE))
-    last = asked[AT].max()
-    if not isinstance(last, int):  # no question has an instant: every base row was refused
-        last = LAST
-    frame = reader.read(plan, columns, shards=shards, event_times=(-(2**62), min(last, LAST) + 1), keys=keys)
-    return frame.sort([_CODE, *order_columns(frame)])
 
 
 def _store_schema(plan: SetPlan) -> dict[str, pl.DataType]:
@@ -296,35 +424,32 @@ def _store_schema(plan: SetPlan) -> dict[str, pl.DataType]:
     return schema
 
 
-def _extra_rows(parts: PartsPlan, extra: pl.DataFrame, asked: pl.DataFrame, inputs: int) -> EntityRows:
+def _extra_rows(parts: PartsPlan, extra: pl.DataFrame, questions: Array, inputs: int) -> EntityRows:
     """Return the extra rows of the questions asked, coded by the question's place; none without an entity."""
     extra = extra.filter(pl.col(plans.KEY).is_not_null())
-    places = asked.select(QUERY).with_row_index("__place")
+    places = pl.DataFrame({QUERY: questions}).with_row_index("__place")
     mine = extra.join(places, on=QUERY, how="inner").sort("__place")
-    return entity_rows(parts, mine, mine["__place"].cast(pl.Int64).to_numpy(), asked.height, inputs)
+    return entity_rows(parts, mine, mine["__place"].cast(pl.Int64).to_numpy(), len(questions), inputs)
 
 
-def _piece(
-    asked: pl.DataFrame,
-    rows: pl.DataFrame,
-    newest: np.ndarray,
-    expired: np.ndarray,
-    plain: Sequence[Field],
-    layout: Layout,
-    aggregates: Sequence[Finished],
-) -> pl.DataFrame:
-    overflows = np.zeros(asked.height, np.int64)
-    for output, finished in zip(layout.outputs, aggregates, strict=True):
+def _piece(rows: pl.DataFrame, answer: Answer, plain: Sequence[Field], layout: Layout) -> pl.DataFrame:
+    found = (answer.row >= 0) & ~answer.expired
+    overflows = np.zeros(len(found), np.int64)
+    for output, finished in zip(layout.outputs, answer.aggregates, strict=True):
         if output.overflows is not None:
             overflows += output.overflows(finished)
-    columns = [asked[QUERY], pl.Series(FOUND, (newest >= 0) & ~expired), pl.Series(OVERFLOWS, overflows)]
-    if plain:
-        index = pl.Series(np.where((newest < 0) | expired, -1, newest))
-        index = index.set(index < 0, None)
-        columns += [rows[f.name].gather(index) for f in plain]
-    for output, (values, found) in zip(layout.outputs, aggregates, strict=True):
-        columns.append(_series(output.name, values, found, output.type))
+    index = np.where(found, answer.row, -1)
+    columns = [pl.Series(FOUND, found), pl.Series(OVERFLOWS, overflows)]
+    columns += [_gather(rows[f.name], index) for f in plain]
+    for output, (values, there) in zip(layout.outputs, answer.aggregates, strict=True):
+        columns.append(_series(output.name, values, there, output.type))
     return pl.DataFrame(columns)
+
+
+def _gather(values: pl.Series, index: Array) -> pl.Series:
+    """Return the values at places, null at -1."""
+    places = pl.Series(index)
+    return values.gather(places if (index >= 0).all() else places.set(places < 0, None))
 
 
 def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) -> pl.Series:
@@ -336,18 +461,6 @@ def _series(name: str, values: np.ndarray, found: np.ndarray, kind: DataType) ->
         series = series.cast(pl.Int32)
     series = series.cast(kind.polars())
     return series if found.all() else series.set(pl.Series(~found), None)
-
-
-def _unknown(asked: pl.DataFrame, plan: SetPlan, features: Sequence[str]) -> pl.DataFrame:
-    """Return what questions without an entity see: no row, and empty windows."""
-    blank = asked.with_columns(pl.lit(0, pl.Int16).alias(plans.SHARD))
-    rows = pl.DataFrame(schema={f.name: f.type.polars() for f in plan.columns} | _store_schema(plan))
-    layout = Layout.of(tuple(a for a in plan.aggregates if a.name in set(features)))
-    parts = PartsPlan.of(layout.inputs)
-    empty = entity_rows(parts, rows, np.zeros(0, np.int64), 1, len(layout.inputs))
-    answer = evaluate(empty, np.zeros(blank.height, np.int64), _instants(blank), Rules(layout))
-    plain = [f for f in plan.plain if f.name in set(features)]
-    return _piece(blank, rows, answer.row, answer.expired, plain, layout, answer.aggregates)
 
 
 def _type(plan: SetPlan, feature: str) -> DataType:

@@ -13,6 +13,7 @@ from featurestore.keys import SHARDS
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.writer import OnlineWriter
 from featurestore.plans import SetPlan
+from featurestore_engines.batch.ahead import ahead
 
 _ROWS_AT_ONCE = 500_000
 
@@ -62,15 +63,21 @@ def fill(
     since = {name: low for name, low in since.items() if low < cut[name]}
     if not since:
         return Filled(0, 0, cut)
-    wanted = {name: cut[name] for name in since}
     rows = duplicates = 0
+    parts = []
     for low, high in _ranges(sum(cut[name] - since[name] for name in since)):
         behind = {name: min(known[shard].get(name, 0) for shard in range(low, high)) for name in since}
         behind = {name: done for name, done in behind.items() if done < cut[name]}
-        if not behind:
-            continue  # brought by a run that was interrupted later
+        if behind:  # else brought by a run that was interrupted later
+            parts.append((behind, (low, high)))
+
+    def read(part: tuple[dict[str, int], tuple[int, int]]) -> pl.DataFrame:
+        behind, shards = part
+        return _read(plan, table, snapshot, {name: cut[name] for name in behind}, behind, shards)
+
+    frames = ahead(map(read, parts))  # a range is read while the one before it is written
+    for frame, (behind, (low, high)) in zip(frames, parts, strict=True):
         wanted = {name: cut[name] for name in behind}
-        frame = _read(plan, table, snapshot, wanted, behind, (low, high))
         applied = writer.apply(frame, wanted)
         writer.checkpoint(wanted, range(low, high))
         rows += applied.rows

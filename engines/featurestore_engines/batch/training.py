@@ -24,6 +24,7 @@ from featurestore_engines.batch.lookup import (
     FOUND,
     OVERFLOWS,
     QUERY,
+    Asked,
     TableReader,
     as_of_values,
     matched_rows,
@@ -93,7 +94,7 @@ def training_set(
         rest.dropped["range"] = rows.height - asked.output.height
     overflows = 0
     for lookup in plan.lookups:
-        columns, is_found, lost = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
+        columns, is_found, lost = _lookup(lookup, readers.reader(lookup.set), asked, values, options)
         values = values.with_columns(columns)
         overflows += lost
         if options.join == "inner":
@@ -117,7 +118,7 @@ def training_set(
             rest.keep("label", ~is_pending)
     if options.where is not None:
         for lookup in options.where.lookups:
-            columns, _, _ = _lookup(lookup, readers.reader(lookup.set), asked, values, options.as_known)
+            columns, _, _ = _lookup(lookup, readers.reader(lookup.set), asked, values, options)
             fetched = fetched.with_columns(columns)
         rest.keep("where", holds(options.where, fetched, features))
     features = _with_callers(asked, features)
@@ -148,7 +149,7 @@ def _with_callers(asked: Questions, features: pl.DataFrame) -> pl.DataFrame:
 
 
 def _lookup(
-    lookup: Lookup, reader: TableReader, asked: Questions, values: pl.DataFrame, as_known: bool
+    lookup: Lookup, reader: TableReader, asked: Questions, values: pl.DataFrame, options: Options
 ) -> tuple[list[pl.Series], pl.Series, int]:
     """Return the look-up's features, one value per question, and whether it found a row of the entity.
 
@@ -162,10 +163,16 @@ def _lookup(
     result = [working[s.feature].alias(s.output) for s in own]
     is_found, overflows = pl.repeat(True, working.height, eager=True), 0
     if chosen:
-        extra = asked.base if lookup.is_base and (as_known or not asked.stored) else None
+        extra = asked.base if lookup.is_base and (options.as_known or not asked.stored) else None
         keyed = _keyed(working, lookup.set, lookup.keys, dict.fromkeys(lookup.feature_keys, values))
         found = as_of_values(
-            lookup.set, reader, keyed, [s.feature for s in chosen], as_known=as_known, extra=extra
+            lookup.set,
+            reader,
+            keyed,
+            [s.feature for s in chosen],
+            as_known=options.as_known,
+            extra=extra,
+            finds=options.join == "inner",
         )
         result += [found[s.feature].alias(s.output) for s in chosen]
         is_found, overflows = found[FOUND], int(found[OVERFLOWS].sum())
@@ -179,7 +186,7 @@ def _label(label: LabelPlan, reader: TableReader, asked: Questions) -> tuple[pl.
     working = asked.working
     is_pending = pl.repeat(False, working.height, eager=True)
     if label.by_event_id and asked.base is not None:
-        keys = _keyed(working, label.set, label.keys, {}).select(QUERY, plans.KEY)
+        keys = working.select(QUERY, _keyed(working, label.set, label.keys, {}).key())
         base = asked.base.drop(plans.KEY).join(keys, on=QUERY, how="inner", maintain_order="left")
         found = matched_rows(label.set, reader, base, label.feature)
         found = working.select(QUERY).join(found, on=QUERY, how="left", maintain_order="left")
@@ -198,7 +205,7 @@ def _label(label: LabelPlan, reader: TableReader, asked: Questions) -> tuple[pl.
 
 def _keyed(
     working: pl.DataFrame, plan: SetPlan, columns: Sequence[str], found: Mapping[int, pl.DataFrame]
-) -> pl.DataFrame:
+) -> Asked:
     """Return the questions by canonical key; the keys at `found` are in those frames, all else in `working`.
 
     What was found and is no key of its entity is of no entity. Raises RequestError on a key of another type.
@@ -208,16 +215,18 @@ def _keyed(
         for place, (column, key) in enumerate(zip(columns, plan.keys, strict=True))
     ]
     names = [str(place) for place in range(len(parts))]
-    keys = encode(pl.DataFrame([p.alias(n) for p, n in zip(parts, names, strict=True)]), plan.keys, names)
+    frame = pl.DataFrame([p.alias(n) for p, n in zip(parts, names, strict=True)])
+    distinct = frame.unique()
+    keys = encode(distinct, plan.keys, names)
     if keys.uncastable.any():
-        bad = (
-            working.filter(keys.uncastable).select(c for n, c in enumerate(columns) if n not in found).row(0)
-        )
+        bad = working.filter(encode(frame, plan.keys, names).uncastable)
+        values = bad.select(c for n, c in enumerate(columns) if n not in found).row(0)
         kinds = ", ".join(f"{k.entity}: {k.type}" for k in plan.keys)
-        raise RequestError(f"The key {bad} does not fit {kinds}.", where=f"look-up of '{plan.name}'")
-    return pl.DataFrame(
-        {QUERY: working[QUERY], plans.KEY: keys.key, plans.SHARD: keys.shard, AT: working[AT]}
-    )
+        raise RequestError(f"The key {values} does not fit {kinds}.", where=f"look-up of '{plan.name}'")
+    numbered = distinct.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("which"))
+    which = frame.join(numbered, on=names, how="left", nulls_equal=True, maintain_order="left")["which"]
+    own = pl.DataFrame({plans.KEY: keys.key, plans.SHARD: keys.shard})
+    return Asked.of(own, which.to_numpy(), working[AT])
 
 
 def _inputs(plan: VectorPlan, values: pl.DataFrame) -> pl.DataFrame:

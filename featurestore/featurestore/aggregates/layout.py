@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from featurestore.aggregates.arrays import Array, Partial
+from featurestore.aggregates.arrays import Array, Partial, take
 from featurestore.aggregates.functions import FUNCTIONS, Finished, Function, Parameters
 from featurestore.aggregates.states import State
 from featurestore.plans import AggregateColumn, Input, Window
@@ -98,6 +98,41 @@ class Layout:
             )
             for output in self.outputs
         ]
+
+    def finish_all(self, states: Sequence[Partial], instants: Array) -> list[Finished]:
+        """Return what `finish` would of each use's states at all windows, window by window.
+
+        A function of several windows is finished once for all of them.
+        """
+        size = len(instants)
+        finished: list[Finished] = [(instants, instants)] * len(self.outputs)
+        for output, places in self._alike:
+            windows = [self.outputs[place].window for place in places]
+            if windows == list(range(len(self.windows))):
+                index: slice | Array = slice(None)
+            elif len(windows) == 1:
+                index = slice(windows[0] * size, (windows[0] + 1) * size)
+            else:
+                index = np.concatenate([np.arange(w * size, (w + 1) * size) for w in windows])
+            values, found = output.function.finish(
+                [take(states[use], index) for use in output.uses],
+                output.told,
+                np.tile(instants, len(windows)),
+            )
+            for number, place in enumerate(places):
+                part = slice(number * size, (number + 1) * size)
+                finished[place] = values[part], found[part]
+        return finished
+
+    @cached_property
+    def _alike(self) -> list[tuple[Output, list[int]]]:
+        """Outputs that differ in their windows only: the first of them, and the places of all."""
+        alike: dict[tuple[str, Parameters, tuple[int, ...]], list[int]] = {}
+        for place, output in enumerate(self.outputs):
+            alike.setdefault((output.function.name, output.told, output.uses), []).append(place)
+        for places in alike.values():
+            places.sort(key=lambda place: self.outputs[place].window)
+        return [(self.outputs[places[0]], places) for places in alike.values()]
 
 
 @dataclass(frozen=True)

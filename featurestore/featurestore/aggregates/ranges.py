@@ -1,12 +1,13 @@
 """Reduction of ranges of partial states, in order, by a binary tree built from the leaves up.
 
 A range costs as many merges as the logarithm of its length, whatever the merge is; no state is ever
-subtracted.
+subtracted. Where a state may be merged twice with the same effect, two merges do (`doubled`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,6 +55,24 @@ def fold(partial: Partial, low: Array, high: Array, merge: Merge, empty: Callabl
         if len(active):
             level = _halve(level, merge)
     return merge(left, right)
+
+
+def doubled(values: Array, low: Array, high: Array, pick: np.ufunc) -> Array:
+    """Return `pick` (maximum, minimum) over each range [low, high) of values, none of them empty.
+
+    Two overlapping runs of a power of two cover a range. A sparse table holds the runs' picks; of it, one
+    power at a time is there.
+    """
+    result = np.empty(len(low), values.dtype)
+    power = np.frexp((high - low).astype(np.float64))[1] - 1  # the greatest with 2**power <= length
+    order = np.argsort(power, kind="stable")
+    cuts = np.searchsorted(power[order], np.arange(int(power.max(initial=0)) + 2))
+    for level, (start, end) in enumerate(pairwise(cuts.tolist())):
+        asked = order[start:end]
+        result[asked] = pick(values[low[asked]], values[high[asked] - (1 << level)])
+        if end < len(order):
+            values = pick(values[: -(1 << level)], values[1 << level :])
+    return result
 
 
 def _halve(level: Partial, merge: Merge) -> Partial:

@@ -97,6 +97,9 @@ class IntegerSum(Fixed):
     dtypes = ("<i8", "<i8")
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
+        largest = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+        if largest * len(values) < 2**63:  # then no sum overflows
+            return self._carry(np.zeros(len(low), np.int64), _range_sums(values.astype(np.int64), low, high))
         upper = (values >> values.dtype.type(32)).astype(np.int64)
         lower = (values & values.dtype.type(0xFFFFFFFF)).astype(np.int64)
         return self.combine((upper, lower), low, high)
@@ -173,12 +176,15 @@ class Extreme:
 
     def reduce(self, values: Array, low: Array, high: Array) -> Partial:
         total = int(np.maximum(high - low, 0).sum())
-        if ranges.overlap(total, len(values), len(low)) or (self.kind == "object" and total > _SMALL):
+        is_long = ranges.overlap(total, len(values), len(low))
+        if self.kind == "object" and (is_long or total > _SMALL):
             return ranges.fold((np.ones(len(values), bool), values), low, high, self.merge, self.empty)
         found = low < high
         result = _blank(self.kind, len(low))
         pick = np.maximum if self.greatest else np.minimum
-        if found.any():
+        if is_long:
+            result[found] = ranges.doubled(values, low[found], high[found], pick)
+        elif found.any():
             edges = np.column_stack([low[found], high[found]]).ravel()
             result[found] = pick.reduceat(np.append(values, values[-1:]), edges)[::2]
         return found, result

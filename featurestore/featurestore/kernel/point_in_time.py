@@ -16,6 +16,7 @@ from featurestore.aggregates.arrays import Array, Partial
 from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.layout import Layout
 from featurestore.aggregates.states import Extreme
+from featurestore.kernel.places import order_by_time
 from featurestore.kernel.rows import EntityRows, concatenate
 from featurestore.plans import seen_until
 
@@ -56,7 +57,9 @@ def evaluate(
     rows to add: its `codes` are query numbers, at most one row each, stamped with the query's instant, seen
     unless its id is there already.
     """
-    order = np.lexsort((instants, codes))
+    order = order_by_time(codes, instants, rows.entities)
+    if order is None:
+        order = np.arange(len(codes))
     codes, instants = codes[order], instants[order]
     counted = rows.distinct(rules.replace)
     answer = _shared(counted, codes, instants, rules)
@@ -99,16 +102,13 @@ def search(rows: EntityRows, codes: Array, instants: Array) -> Array:
 
     Fastest when sorted by code and instant. An unknown code (-1) gets an empty range.
     """
-    if not len(rows):
-        return np.zeros(len(codes), np.int64)
+    places = rows.places
+    if places is not None:
+        return places.search(codes, instants)
     first = int(rows.times.min())
     span = int(rows.times.max()) - first + 2
     clipped = np.clip(instants - first, 0, span - 1)
     block = max(1, 2**62 // span)
-    if rows.entities <= block:
-        return np.asarray(
-            np.searchsorted(rows.codes * span + (rows.times - first), codes * span + clipped), np.int64
-        )
     result = np.zeros(len(codes), np.int64)
     for start in range(0, rows.entities, block):  # so that (entity, time) fits in 63 bits
         low, high = np.searchsorted(rows.codes, [start, start + block])

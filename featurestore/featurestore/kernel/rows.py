@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from featurestore.aggregates.arrays import Array
 from featurestore.aggregates.layout import Values
+from featurestore.kernel.places import Places
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class EntityRows:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @cached_property
+    def places(self) -> Places | None:
+        """Entity and time of each row as one number; None where they do not fit in one."""
+        return Places.of(self.codes, self.times, self.entities)
 
     def take(self, index: Array, codes: Array | None = None, entities: int | None = None) -> EntityRows:
         """Return the rows at `index`, optionally as rows of other entities. They are not sorted anew."""

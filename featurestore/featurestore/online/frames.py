@@ -50,7 +50,10 @@ def row_parts(plan: PartsPlan, frame: pl.DataFrame) -> RowParts:
 
 
 def entity_rows(plan: PartsPlan, frame: pl.DataFrame, codes: Array, entities: int, inputs: int) -> EntityRows:
-    """Return the frame's rows, which are sorted by entity code and row order, for the kernel."""
+    """Return the frame's rows, which are sorted by entity code and row order, for the kernel.
+
+    Ingest times and hashes may be absent where neither what was known nor another order is asked for.
+    """
     parts = row_parts(plan, frame)
     size = frame.height
     columns = [InputColumn(*plan.input(i, parts, size)) for i in range(inputs)]
@@ -58,8 +61,8 @@ def entity_rows(plan: PartsPlan, frame: pl.DataFrame, codes: Array, entities: in
         entities,
         codes,
         _whole(frame, plans.EVENT_TIME),
-        _whole(frame, plans.INGEST_TIME),
-        _whole(frame, plans.ROW_HASH),
+        _whole(frame, plans.INGEST_TIME) if plans.INGEST_TIME in frame.columns else np.zeros(size, np.int64),
+        _whole(frame, plans.ROW_HASH) if plans.ROW_HASH in frame.columns else np.zeros(size, np.int64),
         _whole(frame, plans.ORDER) if plans.ORDER in frame.columns else None,
         _whole(frame, plans.EVENT_ID) if plans.EVENT_ID in frame.columns else None,
         np.arange(size),

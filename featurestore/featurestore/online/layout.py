@@ -72,6 +72,11 @@ class OnlineLayout:
         """Whether the set has row-level features."""
         return bool(self.plan.plain)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether an entity, once written, never ceases to matter."""
+        return self.expire_ms() is None
+
     def edges(self, t: int) -> list[int]:
         """Return the distinct instants at which a read at `t` cuts the rows."""
         edges = {seen_until(t, self.plan.left_closed)} if self.has_plain else set()

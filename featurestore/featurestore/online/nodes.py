@@ -6,9 +6,10 @@ MessagePack arrays of little-endian columns, tagged with the format's version.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from featurestore.errors import OperatorError
 from featurestore.online.layout import FORMAT, OnlineLayout
 
 _LEAF, _DIRECTORY = 0, 1
+_INSTANT = struct.Struct("<q")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -187,6 +189,35 @@ def _read(data: bytes, layout: OnlineLayout) -> list[Any]:
             hint=f"Run: featurestore materialize {layout.plan.name}",
         )
     return parts
+
+
+def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
+    """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
+    leaf = packed_leaf(data)
+    if leaf is None or leaf.newest is None:
+        return None
+    return _INSTANT.unpack_from(leaf.times, len(leaf.times) - 8)[0], leaf.newest, leaf.floor
+
+
+class PackedLeaf(NamedTuple):
+    """Parts of a leaf as they are stored. A column is (bits of validity, or None where all are, values).
+
+    `newest` holds the features of its last row; None where it has no row, or the row none.
+    """
+
+    floor: int | None
+    times: bytes
+    columns: list[tuple[bytes | None, Any]]
+    newest: bytes | None
+
+
+def packed_leaf(data: bytes) -> PackedLeaf | None:
+    """Return parts of a leaf, not yet arrays; None of another node, or of another release's."""
+    version, kind, floor, *columns = _decode(data)
+    if version != FORMAT or kind != _LEAF:
+        return None
+    _, plain = columns[8]
+    return PackedLeaf(floor, columns[0], columns[5], plain[-1] if plain else None)
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.aggregates.arrays import Partial, put, take
+from featurestore.aggregates.arrays import Partial, put
 from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.layout import Values
 from featurestore.errors import HistoryError, OperatorError
@@ -174,6 +174,24 @@ class EntityView:
             yield from self._segments(node, level, time, time + 1)
 
 
+def newest_at_once(layout: OnlineLayout, root: bytes | None, t: int) -> tuple[int, bytes] | None:
+    """Return what `EntityView.newest` would, if the root's last row tells; None where more must be seen.
+
+    It does in most reads: the root is a leaf, and its last row is seen at `t` and holds features.
+    """
+    if root is None or layout.ends:
+        return None
+    last = nodes.last_row(root)
+    if last is None:
+        return None
+    time, plain, floor = last
+    if time >= seen_until(t, layout.plan.left_closed):
+        return None
+    if floor is not None and t - layout.plan.reach < floor:
+        return None
+    return time, plain
+
+
 def _end(node: Node, start: int, end: int) -> int | None:
     """Return where rows or tiles count from, if the entity ends among them."""
     if isinstance(node, Leaf):
@@ -246,9 +264,7 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
         else:
             cache.append(use.state.combine(parts, starts[:-1], starts[1:]))
     instants = np.array([view.t for view in views], np.int64)
-    return plan.finish(
-        lambda use, window: take(cache[use], slice(window * count, (window + 1) * count)), instants
-    )
+    return plan.finish_all(cache, instants)
 
 
 def _inputs(layout: OnlineLayout, pool: _Pool) -> list[Values]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,14 +21,14 @@ import msgspec
 import numpy as np
 
 from featurestore import instants
-from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
+from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, OnlineStore, ShardState
 from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
 from featurestore.online import leaves
 from featurestore.online.layout import ROOT, OnlineLayout
 from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
-from featurestore.plans import BEGINNING, SetPlan
+from featurestore.plans import BEGINNING, INGEST_TIME, SHARD, SetPlan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,11 +38,15 @@ if TYPE_CHECKING:
 
 _ENTITIES = 4096  # entities read and written at once
 _AT_ONCE = 2
+_MANY = 4096  # rows from which on it pays to look for shards that nobody has written yet
 _ATTEMPTS = 200
 _LONGEST_PAUSE = 0.05  # seconds
 
 Positions = dict[str, int]
 """Partition to the next sequence to apply."""
+
+
+_ColumnsWrite = tuple[int, bytes, bytes, bytes, EntityColumns]
 
 
 class StoreWentBack(StoreUnavailable):
@@ -72,6 +76,13 @@ class Applied:
     duplicates: int = 0
     entities: int = 0
     conflicts: int = 0
+
+    def add(self, more: Applied) -> None:
+        """Add what another call did."""
+        self.rows += more.rows
+        self.duplicates += more.duplicates
+        self.entities += more.entities
+        self.conflicts += more.conflicts
 
 
 def encode_positions(positions: Mapping[str, int]) -> bytes:
@@ -194,6 +205,10 @@ class OnlineWriter:
         applied = Applied()
         if rows.is_empty():
             return applied
+        if positions is not None:
+            rows = self._begin(rows, positions, applied)
+            if rows.is_empty():
+                return applied
         batch = entity_batch(self._layout, rows)
         self._newest = max(self._newest, int(batch.rows.ingest.max()))
         if positions is None:
@@ -206,13 +221,11 @@ class OnlineWriter:
         chunks = _chunks(by_shard)
         each = partial(self._apply, batch, by_shard, positions)
         if len(chunks) == 1:
-            return each(chunks[0])
+            applied.add(each(chunks[0]))
+            return applied
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # while one waits for the store, another one works
             for done in pool.map(each, chunks):
-                applied.rows += done.rows
-                applied.duplicates += done.duplicates
-                applied.entities += done.entities
-                applied.conflicts += done.conflicts
+                applied.add(done)
         return applied
 
     def _apply(
@@ -234,6 +247,40 @@ class OnlineWriter:
             pending, attempt = lost, attempt + 1
             self._give_way(pending, attempt)
         return applied
+
+    def _begin(self, rows: pl.DataFrame, positions: Mapping[str, int], applied: Applied) -> pl.DataFrame:
+        """Write the shards that nobody has written yet from columns, where that can be; return other rows."""
+        blank = [shard for shard in range(SHARDS) if not self._seen.get(shard)]
+        if rows.height < _MANY or not blank:
+            return rows
+        from featurestore.online import first
+
+        if not first.fits(self._layout):
+            return rows
+        self._newest = max(self._newest, int(rows[INGEST_TIME].to_physical().max()))  # type: ignore[arg-type]
+        states = dict(zip(blank, self._store.shards(self._generation, blank), strict=True))
+        now = self._present(list(states.values()))
+        found = first.blocks(self._layout, rows, [s for s, state in states.items() if not state.revision])
+        writes = []
+        for shard, block in found.items():
+            expire_ms = self._expire_ms
+            ends = None
+            if expire_ms is not None:
+                ends = [expire_ms + max(0, time - now) // 1000 for time in block.newest]
+            changes = EntityColumns(block.keys, ROOT, block.leaves, ends, self._newest)
+            writes.append((shard, b"", _revision(), encode_positions(positions), changes))
+        begun = []
+        for group in _grouped(writes):
+            written = self._store.write(self._generation, group)
+            for write, ok in zip(group, written, strict=True):
+                if ok:
+                    self._seen[write[0]] = dict(positions)
+                    begun.append(write[0])
+                    applied.rows += len(write[4])
+                    applied.entities += len(write[4])
+            applied.conflicts += len(group) - sum(written)
+            self._rivals.note(sum(written), len(group) - sum(written))
+        return rows.filter(~rows[SHARD].is_in(begun))
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> int:
         """Record the positions in those of the shards that have lower ones, without touching entities.
@@ -456,6 +503,18 @@ def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
 
 def _revision() -> bytes:
     return secrets.token_bytes(12)
+
+
+def _grouped(writes: Sequence[_ColumnsWrite]) -> Iterator[list[_ColumnsWrite]]:
+    """Yield the writes in groups of some `_ENTITIES` entities."""
+    group: list[_ColumnsWrite] = []
+    for write in writes:
+        group.append(write)
+        if sum(len(write[4]) for write in group) >= _ENTITIES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _chunks(by_shard: Mapping[int, Sequence[int]]) -> list[list[int]]:

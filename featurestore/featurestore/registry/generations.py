@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from featurestore.contracts import lasting
 from featurestore.errors import OperatorError, RequestError
 from featurestore.registry.schema import generations
 
@@ -62,9 +63,15 @@ def create(
     store: str,
     cut: Mapping[str, int],
     now: int,
+    lasts: bool = False,
 ) -> Generation:
-    """Return a new generation, building, under a random id of 10 hexadecimal digits."""
+    """Return a new generation, building, under a random id of 10 hexadecimal digits.
+
+    With `lasts` the id tells the store that its entities never expire.
+    """
     made = secrets.token_hex(5)
+    if lasts:
+        made = lasting(made)
     connection.execute(
         sa.insert(generations).values(
             id=made,
@@ -96,6 +103,7 @@ def begin(
     store: str,
     cut: Mapping[str, int],
     now: int,
+    lasts: bool = False,
 ) -> Generation:
     """Return the generation of the state that is being filled, the oldest; a new one where there is none."""
     query = _select().where(
@@ -105,7 +113,7 @@ def begin(
     row = connection.execute(query.order_by(generations.c.number).limit(1)).first()
     if row is not None:
         return Generation(*row)
-    return create(connection, project, set_name, state_fingerprint, store, cut, now)
+    return create(connection, project, set_name, state_fingerprint, store, cut, now, lasts)
 
 
 def follow(connection: sa.Connection, generation: str) -> Generation:

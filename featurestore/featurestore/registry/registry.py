@@ -158,12 +158,22 @@ class Registry:
             )
 
     def begin_generation(
-        self, project: str, set_name: str, state_fingerprint: str, store: str, cut: Mapping[str, int]
+        self,
+        project: str,
+        set_name: str,
+        state_fingerprint: str,
+        store: str,
+        cut: Mapping[str, int],
+        *,
+        lasts: bool = False,
     ) -> Generation:
-        """Return the generation of the state that is being filled; a new one where there is none."""
+        """Return the generation of the state that is being filled; a new one where there is none.
+
+        `lasts`: its entities never expire, which its id then tells the store.
+        """
         with self._database.write() as connection:
             return generations.begin(
-                connection, project, set_name, state_fingerprint, store, cut, self._clock()
+                connection, project, set_name, state_fingerprint, store, cut, self._clock(), lasts
             )
 
     def follow(self, filled: Iterable[str]) -> None:

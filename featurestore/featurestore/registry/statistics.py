@@ -140,7 +140,7 @@ def _describe(column: polars.Series, field: Field) -> Statistics:
 
 def _histogram(numbers: npt.NDArray[np.float64], low: float, high: float) -> Histogram:
     exponent = _exponent(low, high)
-    scaled = np.ldexp(numbers, -exponent)
+    scaled = numbers * 2.0**-exponent if abs(exponent) < 900 else np.ldexp(numbers, -exponent)
     bins = np.floor(scaled)
     bins[(scaled == 0) & (numbers < 0)] = -1  # too small to be told from 0 on this scale
     start = _bin(low, exponent)

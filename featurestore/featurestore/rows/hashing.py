@@ -28,6 +28,9 @@ _SEED, _NULL = np.uint64(SEED), np.uint64(NULL)
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _QUIET_NAN = np.uint64(0x7FF8000000000000)
 _TAIL = np.array([2**64 - 1, *((1 << 8 * n) - 1 for n in range(1, 8))], np.uint64)
+# Of xxh3's default secret, bytes 24 to 31 and 32 to 39 together, and 40 to 47 and 48 to 55.
+_FLIP_LOW, _FLIP_HIGH = np.uint64(0x6782737BEA4239B9), np.uint64(0xAF56BC3B0996523A)
+_AVALANCHE = np.uint64(0x165667919E3779F9)
 _BLOCK = 16_384  # rows whose words stay in the second-level cache; measured against 4 Ki to 256 Ki
 
 
@@ -44,9 +47,8 @@ def event_id(frame: pl.DataFrame, columns: Sequence[str], kinds: Sequence[DataTy
     """Return the int64 id of each row's event; null where a part is null."""
     from featurestore.rows.keys import canonical
 
-    data = canonical([frame[column] for column in columns], kinds).to_pylist()
-    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, data), np.uint64, len(data))
-    result = pl.Series("event_id", digests.view(np.int64))
+    data = canonical([frame[column] for column in columns], kinds)
+    result = pl.Series("event_id", digests(data).view(np.int64))
     for column in columns:
         if frame[column].null_count():
             result = result.zip_with(frame[column].is_not_null(), pl.Series([None], dtype=pl.Int64))
@@ -113,6 +115,38 @@ def text_buffers(series: pl.Series) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     offsets = np.frombuffer(buffers[1], np.int64, len(array) + 1, array.offset * 8)
     data = np.frombuffer(buffers[2], np.uint8) if buffers[2] is not None else np.empty(0, np.uint8)
     return offsets, data
+
+
+def digests(data: pa.LargeBinaryArray) -> Words:
+    """Return the xxh3-64 of each value; those of nine bytes, as all keys of one number are, together."""
+    offsets = np.frombuffer(data.buffers()[1], np.int64, len(data) + 1, data.offset * 8)
+    if len(data) and (np.diff(offsets) == 9).all():
+        rows = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, 9)
+        return _digests_of_nine(rows)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, data.to_pylist()), np.uint64, len(data))
+
+
+def _digests_of_nine(rows: npt.NDArray[np.uint8]) -> Words:
+    """Return the xxh3-64 of rows of nine bytes: XXH3_len_9to16_64b of xxhash.h, without a seed."""
+    low = np.ascontiguousarray(rows[:, :8]).view("<u8").reshape(-1) ^ _FLIP_LOW
+    high = np.ascontiguousarray(rows[:, 1:]).view("<u8").reshape(-1) ^ _FLIP_HIGH
+    result: Words = np.uint64(9) + low.byteswap() + high + _folded(low, high)
+    result ^= result >> np.uint64(37)
+    result *= _AVALANCHE
+    result ^= result >> np.uint64(32)
+    return result
+
+
+def _folded(one: Words, other: Words) -> Words:
+    """Return the lower half of a 128-bit product, exclusive-or its upper half."""
+    half, mask = np.uint64(32), np.uint64(2**32 - 1)
+    low, high, other_low, other_high = one & mask, one >> half, other & mask, other >> half
+    lowest, middle = low * other_low, high * other_low
+    cross = (lowest >> half) + (middle & mask) + low * other_high
+    upper = (middle >> half) + (cross >> half) + high * other_high
+    result: Words = (cross << half) | (lowest & mask)
+    result ^= upper
+    return result
 
 
 def _mix(x: Words, scratch: Words) -> None:

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from featurestore.keys import SHARDS, cast_key, encode_key
 from featurestore.plans import KeyColumn
-from featurestore.rows.hashing import text_buffers, words
+from featurestore.rows.hashing import digests, text_buffers, words
 from featurestore.rows.nulls import absent, filled
 from featurestore.types import DataType
 
@@ -58,8 +57,7 @@ def encode(frame: pl.DataFrame, keys: Sequence[KeyColumn], columns: Sequence[str
     present = ~(missing | uncastable)
     kept = canonical([part.filter(present) for part in parts], [key.type for key in keys])
     data = pl.Series("key", pl.from_arrow(kept), dtype=pl.Binary)
-    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, data.to_list()), np.uint64, len(data))
-    shard = pl.Series("shard", (digests & np.uint64(SHARDS - 1)).astype(np.int16))
+    shard = pl.Series("shard", (digests(kept) & np.uint64(SHARDS - 1)).astype(np.int16))
     if len(data) < frame.height:
         place = present.cum_sum().cast(pl.Int64) - 1
         place = place.zip_with(present, pl.Series([None], dtype=pl.Int64))
