@@ -46,6 +46,7 @@ from featurestore.errors import (
 _LOGGER = logging.getLogger("featurestore.kafka")
 _UNAVAILABLE_AFTER = "30s"
 _VERIFY_SECONDS = 0.25
+_SHARED_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _ERROR_BACKOFF_MS = 500
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
@@ -156,6 +157,11 @@ class KafkaStream:
         self._trouble = None
         self._topic_id, self._described = topic_id, (asked, prefix, count)
         return prefix, count
+
+    @property
+    def described_at(self) -> float:
+        """When the broker was last asked what `describe` tells, by the monotonic clock."""
+        return self._described[0]
 
     def ends(self) -> dict[str, int]:
         """Return by partition the offset after the last record that can be read, asked in one call."""
@@ -523,27 +529,29 @@ class KafkaReader:
         self._note_epochs(messages[: len(records)])
         if now - self._verified >= _VERIFY_SECONDS:
             try:
-                self._verify()
+                self._verify(_SHARED_SECONDS)
             except OperatorError:
                 self._assign()
                 raise
         self._next = position
         return RecordBatch(self.partition, records, position)
 
-    def _verify(self) -> None:
+    def _verify(self, max_age: float = 0.0) -> None:
         """Raise OperatorError when the topic is no longer the one that the partition's name tells.
+
+        Readers of other partitions may have asked just before, up to `max_age` seconds ago.
 
         A fetch that meets a deleted topic fails and waits `fetch.error.backoff.ms`, longer than
         `_VERIFY_SECONDS`: what is fetched from a recreated topic is never handed out unverified.
         """
-        prefix, _ = self._stream.describe()
+        prefix, _ = self._stream.describe(max_age)
         if prefix != self._prefix:
             raise OperatorError(
                 f"Topic '{self._stream.topic}' was recreated: its partitions are now {prefix}/…, "
                 f"while {self.partition} was being read (up to {self._next}).",
                 hint="Go on with the new one: featurestore accept-topic, with the source.",
             )
-        self._verified = time.monotonic()
+        self._verified = self._stream.described_at
 
     def _check_silence(self) -> None:
         """Ask the broker for a sign of life when there was none for long; compare what it holds."""

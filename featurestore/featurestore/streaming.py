@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import entry_points
 from threading import Event
@@ -38,6 +39,8 @@ _LOOK_SECONDS = 2.0
 """How often a stream looks for new versions and generations."""
 
 _REPORT_SECONDS = 0.2
+_COLLECT_AFTER = 200_000
+"""How many more objects than were freed are made before young garbage is looked for."""
 
 STOP_SECONDS = 50.0
 """How long a stream that is told to stop may take to commit."""
@@ -79,7 +82,7 @@ def stream(
         upkept = {("featurestore_upkeep_total", (("what", n),)): [float(v)] for n, v in store.upkept.items()}
         return replace(found, numbers=found.numbers | upkept)
 
-    with listening(listen, told) if listen else nullcontext() as url:
+    with seldom_collecting(), listening(listen, told) if listen else nullcontext() as url:
         if url:
             log.info("probes and metrics on %s", url)
         streams.start()
@@ -103,6 +106,21 @@ def stream(
     if streams.errors:
         raise streams.errors[0]
     return streams.report().counts
+
+
+@contextmanager
+def seldom_collecting() -> Iterator[None]:
+    """Let Python look for cyclic garbage seldom, in the whole process, for as long as the block lasts.
+
+    A batch makes some hundred thousand objects that live as long as it does and form no cycles. To walk them
+    over and over took a fifth of the time of writing it.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def running(

@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,6 +46,7 @@ from featurestore_engines.stream.patience import GIVE_UP_SECONDS, Patience
 from featurestore_engines.stream.pipeline import (
     MAX_RECORDS,
     Counts,
+    Gathered,
     Job,
     OfflineSink,
     OnlineSink,
@@ -67,6 +70,8 @@ Cluster = tuple[tuple[str, ...], int]
 Result = TypeVar("Result")
 _IDLE_SECONDS = 0.01
 _NAP_SECONDS = 0.005
+_LINGER_SECONDS = 0.02
+_FEW = 2_000
 _SET_BACK_SECONDS = 0.5
 _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH = timedelta(milliseconds=200)
@@ -139,9 +144,9 @@ class _Pace:
     def __init__(self) -> None:
         self._until = 0.0
 
-    def rest(self) -> None:
+    def rest(self, seconds: float = _IDLE_SECONDS) -> None:
         """Be called again in vain for a while."""
-        self._until = time.monotonic() + _IDLE_SECONDS
+        self._until = time.monotonic() + seconds
 
     def is_resting(self) -> bool:
         """Whether it is too early; naps a little where it is."""
@@ -152,13 +157,20 @@ class _Pace:
 
 
 class _Offline:
-    """The offline sink of this process's partitions, for several threads: one commit is for all of them."""
+    """The offline sink of this process's partitions, for several threads: one commit is for all of them.
+
+    A commit takes a thread of its own, for events go on being served meanwhile. There is one at a time: when
+    the next is due, it is waited for.
+    """
 
     def __init__(self, sink: OfflineSink, counts: Counts) -> None:
         self._sink = sink
         self._counts = counts
         self._lock = Lock()
         self._durable: dict[str, int] = {}
+        self._committer = ThreadPoolExecutor(1, "commit")
+        self._commit: Future[dict[str, int]] | None = None
+        self._taken: Gathered | None = None
 
     def add(self, prepared: Prepared) -> None:
         """Take rows; they are not durable yet."""
@@ -166,11 +178,33 @@ class _Offline:
             self._sink.add(prepared)
 
     def flush(self, *, now: bool = False) -> None:
-        """Commit what was gathered, where that is due."""
+        """Begin to commit what was gathered, where that is due; `now`, commit all of it and return then."""
         with self._lock:
-            if now or self._sink.is_due():
+            is_due = now or self._sink.is_due()
+            self._settle(now, wait=is_due)
+            if now:
                 self._durable |= self._sink.flush()
-            self._counts.progress.waiting = self._sink.waiting
+            elif is_due:
+                self._taken = self._sink.take()
+                self._commit = self._committer.submit(self._sink.commit, self._taken)
+            self._counts.progress.waiting = self._sink.waiting + (self._taken.records if self._taken else 0)
+
+    def _settle(self, now: bool, *, wait: bool) -> None:
+        """Note what the last commit made durable, once it has ended; `now`, try again what failed before."""
+        commit = self._commit
+        if commit is not None and (wait or commit.done()):
+            self._commit = None
+            self._durable |= commit.result()
+            self._taken = None
+        elif commit is None and self._taken is not None and now:
+            self._durable |= self._sink.commit(self._taken)
+            self._taken = None
+
+    def close(self) -> None:
+        """Wait for the commit that is under way, whatever comes of it."""
+        commit = self._commit
+        if commit is not None:
+            futures.wait([commit])
 
     def durable(self, partition: str) -> int:
         """Return the position that is durable in all tables."""
@@ -268,11 +302,16 @@ class _Part(StatefulSourcePartition[tuple[int, Piece], None]):
         self._told: dict[str, int] = {}
         self._is_told = False
         self._pace = _Pace()
+        self._began: float | None = None
 
     def next_batch(self) -> Iterable[tuple[int, Piece]]:
         if self._is_over:
             raise StopIteration
         if self._pace.is_resting():
+            return []
+        if self._began is not None:  # a batch of few records costs as much as one of more: let them gather
+            self._pace.rest(min(time.monotonic() - self._began, _LINGER_SECONDS))
+            self._began = None
             return []
         if self._is_epoch_over and self._readers and self._run.error is None:
             for reader in self._readers:
@@ -297,12 +336,13 @@ class _Part(StatefulSourcePartition[tuple[int, Piece], None]):
             self._readers.append(self._open_reader(self._names[len(self._readers)]))
         self._watch.look()
         self._readers = [*self._readers[1:], *self._readers[:1]]  # each is the first one now and then
-        progress = self._counts.progress
+        progress, began = self._counts.progress, time.monotonic()
         batches = gather(self._readers, progress, MAX_RECORDS, may_read=progress.may_read)
         if not batches:
             return []
         prepared = self._preparation.prepare(batches)
         self._counts.observe("batch_records", prepared.records)
+        self._began = began if prepared.records < _FEW else None
         self._offline.add(prepared)
         return _pieces(prepared, self._lanes, self._feeds)
 
@@ -326,6 +366,7 @@ class _Part(StatefulSourcePartition[tuple[int, Piece], None]):
     def close(self) -> None:
         for reader in self._readers:
             reader.close()
+        self._offline.close()
 
 
 def _pieces(prepared: Prepared, lanes: int, feeds: str) -> list[tuple[int, Piece]]:

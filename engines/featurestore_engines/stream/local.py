@@ -79,10 +79,11 @@ class Loop:
     def step(self, is_over: Callable[[], bool] = lambda: False) -> int:
         """Read the partitions once, apply what came, commit when due; return how many records.
 
-        Once `is_over`, nothing is read: it may be seconds of work.
+        Once `is_over`, no further partition is read: each may hold seconds of work.
         """
         records = 0
-        batches = [] if is_over() else gather(self._turn(), self.counts.progress, MAX_RECORDS, POLL_SECONDS)
+        progress = self.counts.progress
+        batches = gather(self._turn(), progress, MAX_RECORDS, POLL_SECONDS, lambda _: not is_over())
         if batches:
             prepared = self._preparation.prepare(batches)
             records = prepared.records

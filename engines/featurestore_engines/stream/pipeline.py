@@ -207,6 +207,12 @@ class Prepared:
         return found
 
 
+def _together(dead: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return all dead letters, each once: two versions of a set may refuse alike."""
+    found = [letters for letters in dead if letters.height]
+    return pl.concat(found).unique(maintain_order=True) if found else dead[0]
+
+
 def gather(
     readers: Sequence[StreamReader],
     progress: Progress,
@@ -245,12 +251,14 @@ class Preparation:
         now = self._clock()
         admitted = admit(self._job.source, frame, now=now)
         instant = pl.lit(now).cast(pl.Datetime("us", "UTC"))
-        dead = [malformed.with_columns(pl.col("ingest_time").fill_null(instant)), admitted.rejected]
+        dead = [admitted.rejected]
+        if malformed.height:
+            dead.insert(0, malformed.with_columns(pl.col("ingest_time").fill_null(instant)))
         sets: dict[str, pl.DataFrame] = {}
         by_rows: dict[str, pl.DataFrame] = {}
         checked: list[Checked] = []
         counts = {name: n for name, n in admitted.counts.items() if name not in ("rows", "rejected")}
-        counts["out_of_order"] = sum(self._out_of_order(batch.partition, admitted.rows) for batch in batches)
+        counts["out_of_order"] = self._out_of_order(batches, admitted.rows)
         seen: set[str] = set()
         for target in self._job.targets:
             fingerprint = f"{target.plan.name}-{target.plan.rows_fingerprint}"
@@ -271,7 +279,7 @@ class Preparation:
             {batch.partition: batch.next_sequence for batch in batches},
             sum(len(batch.records) for batch in batches),
             admitted.rows,
-            pl.concat(dead).unique(maintain_order=True),  # two versions of a set may refuse alike
+            _together(dead),
             sets,
             tuple(checked),
             {name: number for name, number in counts.items() if number},
@@ -282,15 +290,29 @@ class Preparation:
             },
         )
 
-    def _out_of_order(self, partition: str, rows: pl.DataFrame) -> int:
+    def _out_of_order(self, batches: Sequence[RecordBatch], rows: pl.DataFrame) -> int:
         """Return how many rows happened before one that came earlier by their partition, since the start."""
-        times = rows[plans.EVENT_TIME].to_physical().filter(rows[plans.PARTITION] == partition)
-        if times.is_empty():
-            return 0
-        newest = self._newest.get(partition, int(times[0]))
-        so_far = times.cum_max().shift(1, fill_value=newest).clip(lower_bound=newest)
-        self._newest[partition] = max(newest, int(times.max()))  # type: ignore[arg-type]
-        return int((times < so_far).sum())
+        count = 0
+        times, partitions = rows[plans.EVENT_TIME].cast(pl.Int64).to_numpy(), rows[plans.PARTITION]
+        for batch in batches:
+            mine = times
+            if len(batches) > 1:
+                mine = times[(partitions == batch.partition).to_numpy()]
+            if len(mine):
+                newest = self._newest.get(batch.partition, int(mine[0]))
+                so_far = np.maximum.accumulate(np.append(newest, mine))
+                self._newest[batch.partition] = int(so_far[-1])
+                count += int((mine < so_far[:-1]).sum())
+        return count
+
+
+@dataclass
+class Gathered:
+    """Rows by table that are committed together, with the positions that they end at."""
+
+    frames: dict[str, list[pl.DataFrame]]
+    positions: dict[str, int]
+    records: int
 
 
 class OfflineSink:
@@ -304,6 +326,7 @@ class OfflineSink:
         self._targets = {_rows_name(target): target.name for target in job.targets}
         self._waiting: dict[str, list[pl.DataFrame]] = {name: [] for name in self._tables}
         self._positions: dict[str, int] = {}
+        self._taken: Gathered | None = None
         self._counts = counts
         self._clock = clock
         self._flush_rows = job.commit_rows or FLUSH_ROWS
@@ -349,23 +372,36 @@ class OfflineSink:
 
     def flush(self) -> dict[str, int]:
         """Commit everything gathered; return the positions that are durable now."""
-        done = self._positions
-        if done:
-            started = time.perf_counter()
-            for name, table in self._tables.items():
-                if self._waiting[name]:  # else an earlier attempt came so far
-                    rows = pl.concat(self._waiting[name])
-                    letters_of = self._source if name == DEAD_LETTERS else None
-                    self._counts.add(committed=commit(table, rows, done, letters_of))
-                    self._waiting[name] = []
-            self._positions = {}
-            seconds = time.perf_counter() - started
-            self._counts.observe("commit_seconds", seconds)
-            log.debug(
-                "committed %d records of %s in %.3f s: %s", self._rows, self._counts.source, seconds, done
-            )
-        self._rows = self._bytes = 0
+        self._taken = self._taken or self.take()
+        done = self.commit(self._taken)
+        self._taken = None
         return done
+
+    def take(self) -> Gathered:
+        """Return everything gathered, to be committed; what is added from now on is not among it."""
+        taken = Gathered(self._waiting, self._positions, self._rows)
+        self._waiting, self._positions = {name: [] for name in self._tables}, {}
+        self._rows = self._bytes = 0
+        return taken
+
+    def commit(self, taken: Gathered) -> dict[str, int]:
+        """Commit what was taken; return its positions. Where that failed it may be tried again."""
+        if not taken.positions:
+            return {}
+        started = time.perf_counter()
+        for name, table in self._tables.items():
+            if taken.frames[name]:  # else an earlier attempt came so far
+                rows = pl.concat(taken.frames[name])
+                letters_of = self._source if name == DEAD_LETTERS else None
+                self._counts.add(committed=commit(table, rows, taken.positions, letters_of))
+                taken.frames[name] = []
+        seconds = time.perf_counter() - started
+        self._counts.observe("commit_seconds", seconds)
+        log.debug(
+            "committed %d records of %s in %.3f s: %s",
+            taken.records, self._counts.source, seconds, taken.positions,
+        )  # fmt: skip
+        return taken.positions
 
 
 class OnlineSink:

@@ -19,6 +19,7 @@ from featurestore.kernel.rows import EntityRows, InputColumn
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import Leaf
 from featurestore.rows import vectors
+from featurestore.rows.nulls import filled, present
 from featurestore.types import DataType, Field
 
 ROW_ORDER = [plans.EVENT_TIME, plans.ORDER, plans.INGEST_TIME, plans.ROW_HASH]
@@ -33,9 +34,8 @@ def order_columns(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
 
 def row_parts(plan: PartsPlan, frame: pl.DataFrame) -> RowParts:
     """Return the parts of the frame's rows that aggregations read."""
-    conditions = frame.select(
-        to_polars(condition).fill_null(False).alias(str(i)) for i, condition in enumerate(plan.conditions)
-    )
+    wanted = [to_polars(one).fill_null(False).alias(str(i)) for i, one in enumerate(plan.conditions)]
+    conditions = frame.select(wanted) if wanted else frame
     return RowParts(
         tuple(_column(frame[name], kind) for name, kind in plan.columns),
         tuple(conditions[str(i)].to_numpy() for i in range(len(plan.conditions))),
@@ -88,8 +88,9 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
     """Return transformed rows grouped by shard and entity, in the order of rows."""
     frame = frame.sort([plans.SHARD, plans.KEY, *order_columns(frame)])
     keys = frame[plans.KEY]
-    starts = np.flatnonzero((keys != keys.shift(1)).fill_null(True).to_numpy())
-    partitions = frame[plans.PARTITION].unique().to_list()
+    ends = np.flatnonzero((keys[1:] != keys[:-1]).to_numpy()) + 1
+    starts = np.append(0, ends) if frame.height else ends
+    partitions, partition = _codes(frame[plans.PARTITION])
     rows = Leaf(
         _whole(frame, plans.EVENT_TIME),
         _whole(frame, plans.INGEST_TIME),
@@ -106,11 +107,17 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         np.append(starts, frame.height),
         rows,
         partitions,
-        frame[plans.PARTITION]
-        .replace_strict(partitions, list(range(len(partitions))), return_dtype=pl.Int64)
-        .to_numpy(),
+        partition,
         frame[plans.SEQUENCE].to_numpy(),
     )
+
+
+def _codes(names: pl.Series) -> tuple[list[str], Array]:
+    """Return the distinct names, and of each row which of them it has."""
+    if len(names) and names.null_count() == 0 and (names == names[0]).all():
+        return [names[0]], np.zeros(len(names), np.int64)
+    distinct = names.unique().to_list()
+    return distinct, names.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64).to_numpy()
 
 
 def row_features(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:
@@ -136,7 +143,7 @@ def _packable(series: pl.Series, kind: DataType) -> pl.Series:
 
 def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     dtype = carrier(kind)
-    valid = series.is_not_null().to_numpy()
+    valid = present(series)
     if kind.name == "decimal":
         digits = [0 if number is None else number for number in series.to_physical().to_list()]
         carried = carry_unscaled(digits, kind)
@@ -146,7 +153,7 @@ def _column(series: pl.Series, kind: DataType) -> tuple[Array, Array]:
     if dtype == "object":
         return object_array(_packable(series, kind).to_list()), valid
     target = {"<f8": pl.Float64, "<i8": pl.Int64, "<u8": pl.UInt64}[dtype]
-    values = physical(series).cast(target).fill_null(0).to_numpy()
+    values = filled(physical(series).cast(target), 0).to_numpy()
     return (values + 0.0 if dtype == "<f8" else values), valid
 
 
@@ -157,5 +164,5 @@ def _flags(frame: pl.DataFrame) -> Array:
 def _whole(frame: pl.DataFrame, name: str) -> Array:
     series = frame[name]
     if series.dtype == pl.Datetime:
-        series = series.dt.epoch("us")
+        series = series.cast(pl.Int64) if series.dtype.time_unit == "us" else series.dt.epoch("us")  # type: ignore[attr-defined]
     return np.asarray(series.to_numpy(), "<i8")

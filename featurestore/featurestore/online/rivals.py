@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from threading import Lock
 
 SAY_SECONDS = 60.0
 
@@ -20,9 +21,14 @@ class Rivals:
         self._written = self._lost = 0
         self._began = clock()
         self._said: float | None = None
+        self._lock = Lock()
 
     def note(self, written: int, lost: int) -> None:
         """Count writes that were made, and those that lost their race and are tried again."""
+        with self._lock:
+            self._note(written, lost)
+
+    def _note(self, written: int, lost: int) -> None:
         self._written += written
         self._lost += lost
         if not self._lost:

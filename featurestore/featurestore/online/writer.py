@@ -11,7 +11,10 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.online.nodes import Leaf
 
 _ENTITIES = 4096  # entities read and written at once
+_AT_ONCE = 2
 _MANY = 4096  # rows from which on it pays to look for shards that nobody has written yet
 _ATTEMPTS = 200
 _LONGEST_PAUSE = 0.05  # seconds
@@ -72,6 +76,13 @@ class Applied:
     duplicates: int = 0
     entities: int = 0
     conflicts: int = 0
+
+    def add(self, more: Applied) -> None:
+        """Add what another call did."""
+        self.rows += more.rows
+        self.duplicates += more.duplicates
+        self.entities += more.entities
+        self.conflicts += more.conflicts
 
 
 def encode_positions(positions: Mapping[str, int]) -> bytes:
@@ -207,16 +218,34 @@ class OnlineWriter:
         by_shard: dict[int, list[int]] = {}
         for entity, shard in enumerate(batch.shards.tolist()):
             by_shard.setdefault(shard, []).append(entity)
-        for shards in _chunks(by_shard):
-            pending, attempt = shards, 0
-            while pending:
-                size = max(1, len(shards) >> attempt)
-                lost = []
-                for first in range(0, len(pending), size):
-                    group = {shard: by_shard[shard] for shard in pending[first : first + size]}
-                    lost += self._write(batch, group, positions, applied)
-                pending, attempt = lost, attempt + 1
-                self._give_way(pending, attempt)
+        chunks = _chunks(by_shard)
+        each = partial(self._apply, batch, by_shard, positions)
+        if len(chunks) == 1:
+            applied.add(each(chunks[0]))
+            return applied
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # while one waits for the store, another one works
+            for done in pool.map(each, chunks):
+                applied.add(done)
+        return applied
+
+    def _apply(
+        self,
+        batch: EntityBatch,
+        by_shard: Mapping[int, Sequence[int]],
+        positions: Mapping[str, int],
+        shards: Sequence[int],
+    ) -> Applied:
+        """Apply the rows of some shards, until every race is won."""
+        applied = Applied()
+        pending, attempt = list(shards), 0
+        while pending:
+            size = max(1, len(shards) >> attempt)
+            lost = []
+            for first in range(0, len(pending), size):
+                group = {shard: by_shard[shard] for shard in pending[first : first + size]}
+                lost += self._write(batch, group, positions, applied)
+            pending, attempt = lost, attempt + 1
+            self._give_way(pending, attempt)
         return applied
 
     def _begin(self, rows: pl.DataFrame, positions: Mapping[str, int], applied: Applied) -> pl.DataFrame:
@@ -456,18 +485,17 @@ def _fresh(
     batch: EntityBatch, shards: Mapping[int, Sequence[int]], known: Mapping[int, Positions]
 ) -> tuple[np.ndarray, dict[int, int]]:
     """Return the rows of these shards' entities from the positions on, and how many each entity has."""
-    places = []
-    sizes: dict[int, int] = {}
-    for shard, entities in shards.items():
-        first, last = entities[0], entities[-1] + 1  # the batch is sorted by shard
-        starts = batch.starts[first : last + 1]
-        index = np.arange(starts[0], starts[-1])
-        done = np.array([known[shard].get(name, 0) for name in batch.partitions], np.int64)
-        fresh = index[batch.sequence[index] >= done[batch.partition[index]]]
-        counts = np.diff(np.searchsorted(fresh, starts))
-        sizes.update(zip(entities, counts.tolist(), strict=True))
-        places.append(fresh)
-    return np.concatenate(places), sizes
+    entities = np.fromiter(chain.from_iterable(shards.values()), np.int64)
+    begins = batch.starts[entities]
+    rows = batch.starts[entities + 1] - begins
+    index = np.repeat(begins - (np.cumsum(rows) - rows), rows) + np.arange(rows.sum())
+    of = np.repeat(np.arange(len(entities)), rows)
+    floors = [[known[shard].get(name, 0) for name in batch.partitions] for shard in shards]
+    shard = np.repeat(np.arange(len(shards)), [len(each) for each in shards.values()])
+    done = np.array(floors, np.int64)[shard[of], batch.partition[index]]
+    is_fresh = batch.sequence[index] >= done
+    counts = np.bincount(of[is_fresh], minlength=len(entities))
+    return index[is_fresh], dict(zip(entities.tolist(), counts.tolist(), strict=True))
 
 
 def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:

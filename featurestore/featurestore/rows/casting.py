@@ -35,7 +35,8 @@ import polars as pl
 from featurestore import json_documents
 from featurestore.errors import SpecError
 from featurestore.instants import ALWAYS, DAY, LAST, SECOND
-from featurestore.rows import iso, zones
+from featurestore.rows import iso, nulls, zones
+from featurestore.rows.nulls import filled
 from featurestore.types import DataType
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -115,7 +116,7 @@ def _checked(before: pl.Series, after: pl.Series, code: str = BAD_VALUE) -> Cast
 
 
 def _true(condition: pl.Series) -> pl.Series:
-    return condition.fill_null(False)
+    return filled(condition, False)
 
 
 def _integer(series: pl.Series, kind: DataType, context: Context) -> Cast:
@@ -248,13 +249,13 @@ def _date(series: pl.Series, kind: DataType, context: Context) -> Cast:
 
 
 def _as_dates(series: pl.Series, days: npt.NDArray[np.int64], good: Mask) -> Cast:
-    present = series.is_not_null().to_numpy()
+    present = nulls.present(series)
     out = pl.Series(series.name, days.astype(np.int32)).cast(pl.Date)
     return _checked(series, out.set(pl.Series(~(good & present)), None))
 
 
 def _timestamp(series: pl.Series, kind: DataType, context: Context) -> Cast:
-    present = series.is_not_null().to_numpy()
+    present = nulls.present(series)
     if series.dtype == pl.String:
         times = iso.parse(series)
         micros, good, naive = times.micros, times.is_time, present & times.is_time & ~times.has_zone
@@ -318,7 +319,7 @@ def _micros(series: pl.Series) -> tuple[npt.NDArray[np.int64], Mask]:
 
 
 def _scaled(series: pl.Series, unit: int) -> tuple[npt.NDArray[np.int64], Mask]:
-    present = series.is_not_null().to_numpy()
+    present = nulls.present(series)
     whole = series.fill_null(0).to_numpy()
     if unit < 0:
         return whole // -unit, present

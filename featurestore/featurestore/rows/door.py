@@ -34,6 +34,7 @@ from featurestore.plans import (
 from featurestore.rows import casting, hashing, identity
 from featurestore.rows.dead_letters import MALFORMED, PAYLOAD, RECORD_TIME, empty, letters, payloads
 from featurestore.rows.json import batch_epoch, decode_payloads, stream_epoch
+from featurestore.rows.nulls import absent, filled, present
 from featurestore.rows.vectors import why_not
 from featurestore.types import TIMESTAMP, Field
 
@@ -125,10 +126,10 @@ def _admit(source: SourcePlan, frame: pl.DataFrame, now: int, either_half: bool)
     rows = pl.DataFrame(typed) if typed else pl.DataFrame()
     event_time = _event_time(source, rows)
     if source.event_time is not None:
-        refusals.add(event_time.is_null(), "null_event_time", lambda _: f"{source.event_time} is null")
+        refusals.add(absent(event_time), "null_event_time", lambda _: f"{source.event_time} is null")
     ingest_time, was_known = _ingest_time(source, frame, rows, event_time)
     refusals.add(
-        ((event_time - ingest_time > source.future) & was_known).fill_null(False),
+        filled((event_time - ingest_time > source.future) & was_known, False),
         "future",
         lambda row: (
             f"event_time is {format_duration(event_time[row] - ingest_time[row])} after ingest_time; "
@@ -155,6 +156,8 @@ def _with_positions(frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.with_columns(pl.lit(None, pl.String).alias(PARTITION))
     if SEQUENCE not in frame.columns:
         frame = frame.with_columns(pl.Series(SEQUENCE, np.arange(frame.height, dtype=np.int64)))
+    if frame.schema[PARTITION] == pl.String and frame.schema[SEQUENCE] == pl.Int64:
+        return frame
     return frame.with_columns(pl.col(PARTITION).cast(pl.String), pl.col(SEQUENCE).cast(pl.Int64))
 
 
@@ -201,7 +204,7 @@ def _event_time(source: SourcePlan, rows: pl.DataFrame) -> pl.Series:
             where=f"source '{source.name}'",
             hint="Declare it as timestamp or date.",
         )
-    return series.to_physical().alias(EVENT_TIME)
+    return series.cast(pl.Int64).alias(EVENT_TIME)
 
 
 def _type_of(source: SourcePlan, name: str) -> str:
@@ -213,8 +216,9 @@ def _ingest_time(
 ) -> tuple[pl.Series, pl.Series]:
     """Return int64 microseconds, and whether they were known apart from the event time."""
     result = pl.Series(INGEST_TIME, [None], dtype=pl.Int64).new_from_index(0, frame.height)
-    known = result.is_not_null()
-    if INGEST_TIME in frame.columns:
+    known = pl.Series(np.zeros(frame.height, np.bool_))
+    given = INGEST_TIME in frame.columns
+    if given:
         result = frame[INGEST_TIME].cast(_INSTANT).to_physical().alias(INGEST_TIME)
     if source.ingest_time is not None:
         column = rows[source.ingest_time].to_physical().cast(pl.Int64)
@@ -222,8 +226,8 @@ def _ingest_time(
         known = rows[source.ingest_time].is_not_null()
     if RECORD_TIME in frame.columns:
         record = frame[RECORD_TIME].cast(pl.Int64)
-        result = result.zip_with(result.is_not_null(), record)
-        known = known | record.is_not_null()
+        result = result.zip_with(result.is_not_null(), record) if source.ingest_time or given else record
+        known = known | pl.Series(present(record))
     if result.null_count():
         result = result.zip_with(result.is_not_null(), event_time + source.delay)
     return result.alias(INGEST_TIME), known
@@ -246,7 +250,7 @@ def _system(
     if source.event_id:
         for column in source.event_id:
             identity.check_id(source.name, column, types[column])
-            refusals.add(rows[column].is_null(), "null_event_id", _null_id(column))
+            refusals.add(absent(rows[column]), "null_event_id", _null_id(column))
         ids = hashing.event_id(rows, source.event_id, [types[column] for column in source.event_id])
         system.append(ids.alias(EVENT_ID))
     if source.deleted is not None:

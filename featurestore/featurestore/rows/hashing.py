@@ -16,6 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from featurestore.rows.identity import FIRST, GOLDEN, LONG, LOWEST, NULL, SECOND, SEED
+from featurestore.rows.nulls import filled
 from featurestore.rows.vectors import matrix
 from featurestore.types import DataType, Field
 
@@ -83,7 +84,7 @@ def nulls(series: pl.Series) -> Mask | None:
 def words(series: pl.Series, kind: DataType) -> Words:
     """Return the word of each value; that of a null is arbitrary."""
     if kind.is_float:
-        doubles = np.ascontiguousarray(series.cast(pl.Float64).fill_null(0.0).to_numpy()) + 0.0
+        doubles = np.ascontiguousarray(filled(series.cast(pl.Float64), 0.0).to_numpy()) + 0.0
         bits = doubles.view(np.uint64)
         strange = np.isnan(doubles)
         return np.where(strange, _QUIET_NAN, bits) if strange.any() else bits
@@ -102,8 +103,7 @@ def words(series: pl.Series, kind: DataType) -> Words:
         return _bytes_words(np.arange(len(series) + 1) * kind.size * 8, bits.reshape(-1).view(np.uint8))
     if kind.name == "uint64":
         return np.ascontiguousarray(series.fill_null(0).to_numpy())
-    physical = series.to_physical() if kind.name in ("timestamp", "date") else series
-    whole = physical.cast(pl.Int64).fill_null(0).to_numpy()
+    whole = filled(series.cast(pl.Int64), 0).to_numpy()
     return np.ascontiguousarray(whole).view(np.uint64)
 
 

@@ -18,7 +18,6 @@ from operator import attrgetter
 from typing import Annotated, Any, Protocol
 
 import msgspec
-import numpy as np
 import polars as pl
 
 from featurestore.contracts import RecordBatch
@@ -56,8 +55,7 @@ def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.Dat
 def decode_batches(source: SourcePlan, batches: Sequence[RecordBatch]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what `decode` would of several batches, one after another."""
     records = [record for batch in batches for record in batch.records]
-    names = pl.Series([batch.partition for batch in batches], dtype=pl.String)
-    numbers = np.repeat(np.arange(len(batches)), [len(batch.records) for batch in batches])
+    names = [name for batch in batches for name in [batch.partition] * len(batch.records)]
     decoder = None
     if source.stream is not None and source.stream.get("format") == "avro":
         from featurestore.rows import avro_messages
@@ -68,7 +66,7 @@ def decode_batches(source: SourcePlan, batches: Sequence[RecordBatch]) -> tuple[
         [record.value for record in records],
         pl.DataFrame(
             {
-                PARTITION: names.gather(numbers),
+                PARTITION: pl.Series(names, dtype=pl.String),
                 SEQUENCE: pl.Series([record.sequence for record in records], dtype=pl.Int64),
                 RECORD_TIME: pl.Series([record.time for record in records], dtype=pl.Int64),
             }

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from featurestore.keys import SHARDS, cast_key, encode_key
 from featurestore.plans import KeyColumn
 from featurestore.rows.hashing import digests, text_buffers, words
+from featurestore.rows.nulls import absent, filled
 from featurestore.types import DataType
 
 _TAGS = {"timestamp": "t", "date": "d", "bool": "?"}
@@ -45,12 +46,12 @@ def encode(frame: pl.DataFrame, keys: Sequence[KeyColumn], columns: Sequence[str
     parts = []
     for key, column in zip(keys, columns, strict=True):
         values = frame[column]
-        absent = values.is_null()
+        missed = absent(values)
         if values.dtype.is_float():
-            absent |= values.is_nan().fill_null(False)
+            missed |= filled(values.is_nan(), False)
         part = cast_keys(values, key.type)
-        missing |= absent
-        uncastable |= part.is_null() & ~absent
+        missing |= missed
+        uncastable |= absent(part) & ~missed
         parts.append(part)
     uncastable &= ~missing
     present = ~(missing | uncastable)
@@ -72,7 +73,7 @@ def canonical(parts: Sequence[pl.Series], kinds: Sequence[DataType]) -> pa.Large
     pieces: list[pa.Array] = []
     for part, kind in zip(parts, kinds, strict=True):
         if kind.name in ("string", "binary"):
-            text = part.fill_null("" if kind.name == "string" else b"")
+            text = filled(part, "" if kind.name == "string" else b"")
             offsets, _ = text_buffers(text)
             header = np.empty((len(part), 5), np.uint8)
             header[:, 0] = ord("s" if kind.name == "string" else "b")

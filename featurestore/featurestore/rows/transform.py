@@ -21,6 +21,7 @@ from featurestore.plans import (
 )
 from featurestore.rows.dead_letters import empty, letters, payloads
 from featurestore.rows.keys import encode
+from featurestore.rows.nulls import absent
 from featurestore.steps.frames import REASON, run
 from featurestore.steps.plan import lenient
 
@@ -54,7 +55,7 @@ def transform(plan: SetPlan, rows: pl.DataFrame, *, keep_keyless: bool = False) 
     if keys.uncastable.any():
         bad = kept.filter(keys.uncastable)
         dead.append(_letters(plan, bad, ["bad_key"] * bad.height, _said(plan, bad)))
-    belongs = keys.key.is_not_null()
+    belongs = ~absent(keys.key)
     null_key = kept.height - int(belongs.sum()) - int(keys.uncastable.sum())
     out = pl.DataFrame(
         [

@@ -1,0 +1,22 @@
+"""A stream changes how often Python looks for garbage while it runs, and no longer."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from featurestore.streaming import seldom_collecting
+
+
+def test_the_thresholds_are_as_before_once_a_stream_ends_even_by_an_error() -> None:
+    before = gc.get_threshold()
+
+    def stream() -> None:
+        with seldom_collecting():
+            assert gc.get_threshold()[0] > before[0]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stream()
+    assert gc.get_threshold() == before
