@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import entry_points
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from featurestore import beginning, tables
@@ -115,12 +115,30 @@ def seldom_collecting() -> Iterator[None]:
     A batch makes some hundred thousand objects that live as long as it does and form no cycles. To walk them
     over and over took a fifth of the time of writing it.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    with _seldom.lock:
+        if not _seldom.blocks:
+            _seldom.before = gc.get_threshold()
+            gc.set_threshold(_COLLECT_AFTER, *_seldom.before[1:])
+        _seldom.blocks += 1
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        with _seldom.lock:
+            _seldom.blocks -= 1
+            if not _seldom.blocks:
+                gc.set_threshold(*_seldom.before)
+
+
+class _Seldom:
+    """How many blocks last, in any thread, and what was set before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.blocks = 0
+        self.before = gc.get_threshold()
+
+
+_seldom = _Seldom()
 
 
 def running(

@@ -55,7 +55,11 @@ class Worker:
         self._process = self._start()
 
     def stop(self) -> None:
-        """Have it drain and commit, and assert that it ended well."""
+        """Have it drain and commit, and assert that it ended well. Waits until it heeds signals."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        while "Streaming" not in self.log and self.poll() is None:
+            assert time.monotonic() < deadline, f"the stream does not start: {self.log}"
+            time.sleep(0.02)
         self._process.send_signal(signal.SIGTERM)
         status = self._process.wait(_STOP_SECONDS)
         assert status == 0, self.log
