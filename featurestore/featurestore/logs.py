@@ -114,5 +114,9 @@ class _Handler(logging.Handler):
         self.settings = settings
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line to what is standard error now: a progress bar may have put its own there."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        """Write the line to what is standard error now: a progress bar may have put its own there.
+
+        It is one write with its end, for several processes may share standard error.
+        """
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
