@@ -65,7 +65,7 @@ def runs(records: Sequence[dict[str, Any]]) -> str:
     commands = "\n".join(f"{record['command']}   # {record['began'][:10]}" for record in records)
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB,"
-        f" {machine['system']}, Python {machine['python']}; {versions}.\n\n```console\n{commands}\n```"
+        f" {machine['system']}, Python {machine['python']}; {versions}.\n\n```text\n{commands}\n```"
     )
 
 
@@ -147,7 +147,8 @@ def main(paths: Sequence[str]) -> None:
     for name, points in drawn.items():
         (CHARTS / _file(name)).write_text(draw(name, points))
     images = "\n\n".join(f"![{name}](performance/{_file(name)})" for name in drawn)
-    written = f"{runs(records)}\n\n{table(records)}\n\n## How each cost grows\n\n{images}"
+    growth = f"\n\n## How each cost grows\n\n{images}" if images else ""
+    written = f"{runs(records)}\n\n{table(records)}{growth}"
     head, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
     PAGE.write_text(f"{head}{BEGIN}\n\n{written}\n\n{END}{tail}")
