@@ -97,8 +97,8 @@ def test_first_rows_are_the_bytes_that_single_writes_make(
     frame = rows(plan, twice=20)
     applied, slow = filled(plan, online_store, generation_of(plan, "slow", ttl), frame)
     monkeypatch.setattr(writer, "_MANY", 1)
-    single = first.blocks(first_layout(plan), frame, range(SHARDS))
-    assert 100 < sum(len(block.keys) for block in single.values()) < ROWS
+    single = first.FirstRows(first_layout(plan), frame, range(SHARDS))
+    assert 100 < sum(len(portion) for portion in single.portions()) < ROWS
     quick, found = filled(plan, online_store, generation_of(plan, "quick", ttl), frame)
     assert None not in [root for [root] in found]
     assert decoded(plan, found) == decoded(plan, slow)

@@ -6,10 +6,18 @@ import asyncio
 import time
 from collections.abc import Mapping
 
+import pyarrow as pa
 import pytest
 
 from featurestore import instants
-from featurestore.contracts import EntityRead, EntityWrite, OnlineStore, ShardState
+from featurestore.contracts import (
+    EntityColumns,
+    EntityRead,
+    EntityWrite,
+    OnlineStore,
+    ShardState,
+    lasting,
+)
 
 G = "transactions-3f2a91"
 EMPTY = ShardState(b"", b"")
@@ -224,6 +232,40 @@ def test_of_two_writes_of_one_shard_in_one_call_the_second_is_stale(online_store
         False,
     ]
     assert get(online_store, b"a", b"s") == [b"1"]
+
+
+def columns(*entities: tuple[bytes, bytes]) -> EntityColumns:
+    keys, values = zip(*entities, strict=True)
+    return EntityColumns(pa.array(keys, pa.large_binary()), b"s", pa.array(values, pa.large_binary()), None)
+
+
+@pytest.mark.parametrize("generation", [G, lasting(G)])
+def test_columns_are_written_as_their_entities_one_by_one(online_store: OnlineStore, generation: str) -> None:
+    many = [(b"k%d" % n, b"v" * (n % 300)) for n in range(2500)]  # more than one command has
+    writes = [
+        (7, b"", b"r1", b"p1", columns(*many)),
+        (8, b"", b"r1", b"p1", columns((b"\xff\r\n", b"\r\n"))),
+    ]
+    assert online_store.write(generation, writes) == [True, True]
+    reads = [EntityRead(7, key, (b"s", b"t")) for key, _ in many] + [EntityRead(8, b"\xff\r\n", (b"s",))]
+    assert online_store.read(generation, reads) == [[value, None] for _, value in many] + [[b"\r\n"]]
+    assert online_store.shards(generation, [7, 8]) == [ShardState(b"r1", b"p1")] * 2
+    assert online_store.statistics(generation)["entities"] == 2501
+
+
+@pytest.mark.parametrize("generation", [G, lasting(G)])
+def test_columns_of_a_shard_that_was_written_meanwhile_leave_it_as_it_is(
+    online_store: OnlineStore, generation: str
+) -> None:
+    put(online_store, b"a", {b"s": b"1"}, generation=generation)
+    late = columns((b"a", b"2"), (b"b", b"2"))
+    again = columns((b"a", b"3"))
+    writes = [(7, b"", b"r2", b"p", late), (8, b"", b"r2", b"p", late), (8, b"", b"r3", b"p", again)]
+    assert online_store.write(generation, writes) == [False, True, False]
+    assert get(online_store, b"a", b"s", generation=generation) == [b"1"]
+    assert get(online_store, b"b", b"s", generation=generation) == [None]
+    assert get(online_store, b"a", b"s", shard=8, generation=generation) == [b"2"]
+    assert online_store.statistics(generation)["entities"] == 3
 
 
 def test_a_read_for_write_returns_each_shards_state_and_fields(online_store: OnlineStore) -> None:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
-from featurestore.contracts import EntityRead, EntityWrite, ShardState
+from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, ShardState
 from featurestore.errors import OperatorError, StoreUnavailable
 from featurestore.keys import SHARDS
 
@@ -247,6 +248,29 @@ def test_a_full_server_takes_no_part_of_a_write(server: EmbeddedServer, admin: R
     admin.config_set("maxmemory", 0)
     assert store.shards(G, [7]) == [ShardState(b"r1", b"p")]
     assert store.statistics(G)["entities"] == 1
+    store.close()
+
+
+def test_what_was_laid_and_never_taken_expires_unseen(server: EmbeddedServer, admin: Redis) -> None:
+    """A server that is full half way, as one that is gone, leaves no part of first fields for ever."""
+    store = store_at(server.url)
+    keys = [b"k%d" % number for number in range(50_000)]
+    arrays = [pa.array(each, pa.large_binary()) for each in (keys, [b"v" * 300] * len(keys))]
+    write = (7, b"", b"r1", b"p", EntityColumns(arrays[0], b"s", arrays[1], None))
+    admin.config_set("maxmemory", admin.info("memory")["used_memory"] + 5_000_000)
+    with pytest.raises(StoreUnavailable, match="no memory left"):
+        store.write("g+", [write])
+    [laid] = admin.keys()
+    assert 0 < admin.pttl(laid) <= 600_000
+    assert redis.crc.key_slot(laid) == redis.crc.key_slot(b"07")
+    assert store.shards("g+", [7]) == [ShardState(b"", b"")]
+    assert store.read("g+", [EntityRead(7, b"k0", (b"s",))]) == [[None]]
+    admin.config_set("maxmemory", 0)
+    again = (7, b"", b"r2", *write[3:])
+    assert store.write("g+", [again]) == [True]
+    assert admin.ttl("fs:{07}:g+*") == -1
+    assert store.write("g+", [again]) == [False]
+    assert sorted(admin.keys()) == sorted([laid, b"fs:{07}:g+", b"fs:{07}:g+*"])
     store.close()
 
 

@@ -7,9 +7,10 @@ register under the entry-point groups `featurestore.online`, `featurestore.offli
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from featurestore.errors import MissingExtra, SpecError, did_you_mean
@@ -52,21 +53,28 @@ class EntityColumns(Sequence[EntityWrite]):
     A store may take the columns, or the writes one by one. `expire_ms` is one for each, or None for all.
     """
 
-    keys: list[bytes]
+    keys: pyarrow.LargeBinaryArray
     field: bytes
-    values: list[bytes]
+    values: pyarrow.LargeBinaryArray
     expire_ms: list[int] | None
     newest: int | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __iter__(self) -> Iterator[EntityWrite]:
+        """Yield the writes."""
+        each: Iterable[int | None] = repeat(None, len(self)) if self.expire_ms is None else self.expire_ms
+        for key, value, ms in zip(self.keys.to_pylist(), self.values.to_pylist(), each, strict=True):
+            yield EntityWrite(key, {self.field: value}, ms, False, self.newest)
+
     def __getitem__(self, place: Any) -> Any:
         """Return a write, or those of a slice."""
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         expire_ms = None if self.expire_ms is None else self.expire_ms[place]
-        return EntityWrite(self.keys[place], {self.field: self.values[place]}, expire_ms, False, self.newest)
+        fields = {self.field: self.values[place].as_py()}
+        return EntityWrite(self.keys[place].as_py(), fields, expire_ms, False, self.newest)
 
 
 _LASTING = "+"

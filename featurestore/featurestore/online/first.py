@@ -7,7 +7,10 @@ of eight bytes and in the features, so they are laid into copies of a leaf that 
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -27,12 +30,17 @@ _STAMP = 0x1122334455667700
 _PLAIN = bytes(range(1, 32))
 
 
+_TOGETHER = 16_384  # rows that are laid, or written, at once
+_AT_ONCE = 2
+
+
 @dataclass(frozen=True)
 class Block:
-    """Entities of one shard and their leaves; `newest` is the event time of the newest."""
+    """Entities of one shard, their leaves, and the event time of each one's row."""
 
-    keys: list[bytes]
-    leaves: list[bytes]
+    shard: int
+    keys: pa.LargeBinaryArray
+    leaves: pa.LargeBinaryArray
     newest: list[int]
 
 
@@ -47,26 +55,42 @@ def fits(layout: OnlineLayout) -> bool:
     )
 
 
-def blocks(layout: OnlineLayout, rows: pl.DataFrame, shards: Collection[int]) -> dict[int, Block]:
-    """Return by shard, of those named, the entities of its rows, unless one has several rows."""
-    wanted = rows[plans.SHARD].is_in(list(shards))
-    if not wanted.all():  # else no copy of all columns
-        rows = rows.filter(wanted)
-    places = rows.select(plans.SHARD, plans.KEY).with_row_index("place").sort(plans.SHARD)
-    several = rows.filter(rows[plans.KEY].is_duplicated())[plans.SHARD].unique().to_list()
-    order = places["place"].to_numpy()
-    shard, keys = places[plans.SHARD].to_numpy(), places[plans.KEY]
-    made = pl.from_arrow(_leaves(layout, rows).take(pa.array(order)))
-    assert isinstance(made, pl.Series)
-    times = _times(rows)[order]
-    bounds = np.flatnonzero(np.diff(shard)) + 1
-    found = {}
-    for start, end in zip([0, *bounds.tolist()], [*bounds.tolist(), len(shard)], strict=True):
-        if end > start and (number := int(shard[start])) not in several:
-            found[number] = Block(
-                keys[start:end].to_list(), made[start:end].to_list(), times[start:end].tolist()
-            )
-    return found
+class FirstRows:
+    """The rows of shards, of those named, whose entities have one row each, and their leaves."""
+
+    def __init__(self, layout: OnlineLayout, rows: pl.DataFrame, shards: Collection[int]) -> None:
+        several = rows.filter(rows[plans.KEY].is_duplicated())[plans.SHARD].unique().to_list()
+        wanted = rows[plans.SHARD].is_in(list(shards)) & ~rows[plans.SHARD].is_in(several)
+        if not wanted.all():  # else no copy of all columns
+            rows = rows.filter(wanted)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            made = pool.map(partial(_leaves, layout), rows.iter_slices(_TOGETHER))
+            self._leaves = pa.concat_arrays([pa.array([], pa.large_binary()), *made])
+        self._keys = rows[plans.KEY].to_arrow().cast(pa.large_binary())
+        self._times = _whole(rows, plans.EVENT_TIME)
+        self._shards = rows[plans.SHARD].to_numpy()
+        self._order = np.argsort(self._shards, kind="stable")
+
+    def portions(self) -> list[Array]:
+        """Return places of rows, some thousand in each portion: whole shards, in order."""
+        shard = self._shards[self._order]
+        found, start = [], 0
+        for end in [*(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(shard)]:
+            if end - start >= _TOGETHER or start < end == len(shard):
+                found.append(self._order[start:end])
+                start = end
+        return found
+
+    def blocks(self, portion: Array) -> list[Block]:
+        """Return the entities of a portion, a block for each shard."""
+        place = pa.array(portion)
+        keys, leaves, shard = self._keys.take(place), self._leaves.take(place), self._shards[portion]
+        newest = self._times[portion].tolist()
+        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(shard)]
+        return [
+            Block(int(shard[start]), keys[start:end], leaves[start:end], newest[start:end])
+            for start, end in pairwise(bounds)
+        ]
 
 
 def _leaves(layout: OnlineLayout, rows: pl.DataFrame) -> pa.LargeBinaryArray:
@@ -118,10 +142,6 @@ def _header(length: int) -> bytes:
         if length < 256**size:
             return tag + length.to_bytes(size, "big")
     raise ValueError(f"{length} bytes are too many for a row")
-
-
-def _times(rows: pl.DataFrame) -> Array:
-    return _whole(rows, plans.EVENT_TIME)
 
 
 def _whole(rows: pl.DataFrame, name: str) -> Array:

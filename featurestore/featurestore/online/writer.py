@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from featurestore.plans import BEGINNING, INGEST_TIME, SHARD, SetPlan
 if TYPE_CHECKING:
     import polars as pl
 
+    from featurestore.online.first import Block
     from featurestore.online.frames import EntityBatch
     from featurestore.online.nodes import Leaf
 
@@ -44,9 +45,6 @@ _LONGEST_PAUSE = 0.05  # seconds
 
 Positions = dict[str, int]
 """Partition to the next sequence to apply."""
-
-
-_ColumnsWrite = tuple[int, bytes, bytes, bytes, EntityColumns]
 
 
 class StoreWentBack(StoreUnavailable):
@@ -260,28 +258,37 @@ class OnlineWriter:
         self._newest = max(self._newest, int(rows[INGEST_TIME].to_physical().max()))  # type: ignore[arg-type]
         states = dict(zip(blank, self._store.shards(self._generation, blank), strict=True))
         now = self._present(list(states.values()))
-        found = first.blocks(self._layout, rows, [s for s, state in states.items() if not state.revision])
+        unwritten = [shard for shard, state in states.items() if not state.revision]
+        found = first.FirstRows(self._layout, rows, unwritten)
+        write = partial(self._write_first, positions, now)
+        begun: list[int] = []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for shards, done in pool.map(lambda part: write(found.blocks(part)), found.portions()):
+                begun += shards
+                applied.add(done)
+        is_done = rows[SHARD].is_in(begun)
+        return rows.clear() if is_done.all() else rows.filter(~is_done)
+
+    def _write_first(
+        self, positions: Mapping[str, int], now: int, blocks: Sequence[Block]
+    ) -> tuple[list[int], Applied]:
+        """Write shards that nobody has written yet; return those that nobody has written meanwhile."""
         writes = []
-        for shard, block in found.items():
+        for block in blocks:
             expire_ms = self._expire_ms
             ends = None
             if expire_ms is not None:
                 ends = [expire_ms + max(0, time - now) // 1000 for time in block.newest]
             changes = EntityColumns(block.keys, ROOT, block.leaves, ends, self._newest)
-            writes.append((shard, b"", _revision(), encode_positions(positions), changes))
-        begun = []
-        for group in _grouped(writes):
-            written = self._store.write(self._generation, group)
-            for write, ok in zip(group, written, strict=True):
-                if ok:
-                    self._seen[write[0]] = dict(positions)
-                    begun.append(write[0])
-                    applied.rows += len(write[4])
-                    applied.entities += len(write[4])
-            applied.conflicts += len(group) - sum(written)
-            self._rivals.note(sum(written), len(group) - sum(written))
-        is_done = rows[SHARD].is_in(begun)
-        return rows.clear() if is_done.all() else rows.filter(~is_done)
+            writes.append((block.shard, b"", _revision(), encode_positions(positions), changes))
+        written = self._store.write(self._generation, writes)
+        begun = [write for write, ok in zip(writes, written, strict=True) if ok]
+        for write in begun:
+            self._seen[write[0]] = dict(positions)
+        lost = len(writes) - len(begun)
+        self._rivals.note(len(begun), lost)
+        rows_begun = sum(len(write[4]) for write in begun)
+        return [write[0] for write in begun], Applied(rows_begun, 0, rows_begun, lost)
 
     def checkpoint(self, positions: Mapping[str, int], shards: Sequence[int] = range(SHARDS)) -> int:
         """Record the positions in those of the shards that have lower ones, without touching entities.
@@ -504,18 +511,6 @@ def _raised(known: Positions, positions: Mapping[str, int]) -> Positions:
 
 def _revision() -> bytes:
     return secrets.token_bytes(12)
-
-
-def _grouped(writes: Sequence[_ColumnsWrite]) -> Iterator[list[_ColumnsWrite]]:
-    """Yield the writes in groups of some `_ENTITIES` entities."""
-    group: list[_ColumnsWrite] = []
-    for write in writes:
-        group.append(write)
-        if sum(len(write[4]) for write in group) >= _ENTITIES:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _chunks(by_shard: Mapping[int, Sequence[int]]) -> list[list[int]]:

@@ -51,7 +51,7 @@ def pack_rows(frame: pl.DataFrame, fields: Sequence[Field]) -> pa.LargeBinaryArr
     begins = np.cumsum([1, *(0 if c.text is None else len(c.text) for c in columns)])
     out = np.empty(rows * _HEADER * (len(fields) + 1) + len(text), np.uint8)
     offsets = np.zeros(rows + 1, np.int64)
-    words = np.zeros((len(fields), 2, _BLOCK), np.uint64)  # of text, where it begins, and its length
+    words = np.empty((len(fields), 2, _BLOCK), np.uint64)  # of text, where it begins, and its length
     missing = np.zeros((len(fields), _BLOCK), bool)
     for start in range(0, rows, _BLOCK):
         size = min(_BLOCK, rows - start)
@@ -88,17 +88,31 @@ class _Column:
 
 
 def _column(series: pl.Series, kind: int) -> _Column:
-    missing = series.is_null().to_numpy() if series.null_count() else None
     if kind in (_TEXT, _BINARY):
-        offsets, text = text_buffers(series.fill_null("" if kind == _TEXT else b""))
+        missing = series.is_null().to_numpy() if series.null_count() else None
+        offsets, text = text_buffers(series)
         return _Column((offsets - offsets[0]).view(np.uint64), missing, text[offsets[0] : offsets[-1]])
+    # By Arrow's buffers: a method of a Polars series takes as long as packing some thousand values.
+    array = series.to_arrow()
+    validity, data = array.buffers()
+    missing = None if validity is None else ~_flags(validity, array)
     if kind == _BOOL:
-        return _Column(series.fill_null(False).to_numpy(), missing)
-    if kind in (_DOUBLE, _SINGLE):
-        bits = np.uint64 if kind == _DOUBLE else np.uint32
-        return _Column(np.ascontiguousarray(series.fill_null(0.0).to_numpy()).view(bits), missing)
-    whole = series.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
-    return _Column(np.ascontiguousarray(whole).view(np.uint64), missing)
+        return _Column(_flags(data, array), missing)
+    if pa.types.is_temporal(array.type):
+        dtype = np.dtype(f"i{array.type.bit_width // 8}")
+    else:
+        dtype = np.dtype(array.type.to_pandas_dtype())
+    values = np.frombuffer(data, dtype, len(array), array.offset * dtype.itemsize)
+    if kind == _WHOLE:
+        values = values.astype(np.int64, copy=False)
+    return _Column(values.view(np.uint32 if kind == _SINGLE else np.uint64), missing)
+
+
+def _flags(bits: pa.Buffer, array: pa.Array) -> Any:
+    """Return the flags that an array has in a buffer of bits."""
+    start, skipped = divmod(array.offset, 8)
+    packed = np.frombuffer(bits, np.uint8)[start:]
+    return np.unpackbits(packed, count=skipped + len(array), bitorder="little")[skipped:].view(bool)
 
 
 @cache
