@@ -38,7 +38,7 @@ WORKS = {
 """Each work of the table in docs/performance.md, and the function that measures it."""
 
 GROWTH = ("offline", "ingest", "loading", "streaming", "online", "over_http")
-"""The modules that measure how their costs grow, for the charts."""
+"""The modules that measure how the costs of their works grow, for the charts."""
 
 PACKAGES = (
     "numpy",
@@ -94,21 +94,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="share of the full sizes: 0.01 takes seconds"
     )
-    parser.add_argument("--growth", action="store_true", help="measure how costs grow too, for the charts")
+    parser.add_argument(
+        "--growth", action="store_true", help="measure how the works' costs grow too, for the charts"
+    )
     parser.add_argument("--no-peers", action="store_true", help="leave Feast and storey out")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--directory", type=Path, default=ROOT / "build" / "bench", help="for generated data")
     given = parser.parse_args(arguments)
     bench = Bench(given.scale, given.directory, with_peers=not given.no_peers)
     began, rows, points, failed = datetime.now(UTC), [], [], []
-    for number in given.works or WORKS:
+    works = given.works or list(WORKS)
+    for number in works:
         try:
             for row in _function(WORKS[number])(bench):
                 print(line(row), flush=True)
                 rows.append(row)
         except Exception as error:  # noqa: BLE001 - one work that fails does not take the others' figures along
             failed.append(f"{number}: {error}")
-    for module in GROWTH if given.growth else ():
+    modules = {WORKS[number].partition(":")[0] for number in works} if given.growth else set()
+    for module in filter(modules.__contains__, GROWTH):
         try:
             for point in _function(f"{module}:growth")(bench):
                 print(

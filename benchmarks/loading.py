@@ -137,7 +137,7 @@ def payments(path: Path, entities: int, events: int = EVENTS) -> None:
     frame = pl.DataFrame(
         {
             "customer": np.repeat(np.arange(entities), events),
-            "at": pl.Series(random.integers(0, 82_800_000_000, rows)).cast(pl.Duration("us"))
+            "at": pl.Series(random.integers(0, 79_200_000_000, rows)).cast(pl.Duration("us"))
             + (BEGIN - timedelta(hours=20)),
             "amount": np.round(random.lognormal(3, 1, rows), 2),
         }
