@@ -193,10 +193,13 @@ def _read(data: bytes, layout: OnlineLayout) -> list[Any]:
 
 def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
     """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
-    leaf = packed_leaf(data)
-    if leaf is None or leaf.newest is None:
+    node = _decode(data)
+    if node[0] != FORMAT or node[1] != _LEAF:
         return None
-    return _INSTANT.unpack_from(leaf.times, len(leaf.times) - 8)[0], leaf.newest, leaf.floor
+    times, (_, plain) = node[3], node[11]
+    if not plain or plain[-1] is None:
+        return None
+    return _INSTANT.unpack_from(times, len(times) - 8)[0], plain[-1], node[2]
 
 
 class PackedLeaf(NamedTuple):

@@ -9,37 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
-import msgspec
-
 from featurestore import instants
-from featurestore.aggregates import plain_values
 from featurestore.contracts import EntityRead, OnlineStore
 from featurestore.errors import HistoryError, RequestError, did_you_mean
 from featurestore.expressions import RowRejected
 from featurestore.expressions.to_closure import to_closure
 from featurestore.instants import MINUTE, format_instant
-from featurestore.keys import key_encoder, shard_of
-from featurestore.online.base import BaseRow, BaseRows
-from featurestore.online.few import FewRows
-from featurestore.online.layout import OnlineLayout
-from featurestore.online.requests import cast_row, outward, row_value
-from featurestore.online.view import EntityView, NewestAtOnce, aggregates
-from featurestore.online.writer import MARK, lost, mark_of
-from featurestore.plans import Lookup, SetPlan, VectorPlan
-from featurestore.rows.vectors import unpack
-from featurestore.types import DataType, Field
-
-PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
-    "PRESENT",
-    "NULL_VALUE",
-    "NOT_FOUND",
-    "OUTSIDE_TTL",
-    "INVALID",
+from featurestore.online.base import BaseRows
+from featurestore.online.lookups import (
+    INVALID,
+    NOT_FOUND,
+    NULL_VALUE,
+    OUTSIDE_TTL,
+    PRESENT,
+    LookupReader,
+    Rows,
+    levels_of,
+    slots_of,
 )
-_unpack = msgspec.msgpack.Decoder().decode
+from featurestore.online.requests import cast_row, outward
+from featurestore.online.writer import MARK, lost, mark_of
+from featurestore.plans import SetPlan, VectorPlan
+from featurestore.types import Field
+
+__all__ = [
+    "AHEAD",
+    "INVALID",
+    "NOT_FOUND",
+    "NULL_VALUE",
+    "OUTSIDE_TTL",
+    "PRESENT",
+    "VectorReader",
+    "VectorResult",
+]
 
 AHEAD = 5 * MINUTE
 """How far after the present an instant may be asked for."""
@@ -83,245 +87,6 @@ class VectorResult:
         )
 
 
-@dataclass(slots=True)
-class _Row:
-    """A request's row on its way: its instant, key values by request column, and its slots.
-
-    The first slots are the vector's outputs, in order; inputs and what is hidden follow.
-    """
-
-    t: int
-    keys: Mapping[str, Any]
-    values: list[Any]
-    status: list[str]
-    base: BaseRow | None = None
-    error: str | None = None
-
-    def put(self, slot: int, value: Any) -> None:
-        """Set a slot to a value that was found, null or not."""
-        self.values[slot] = value
-        self.status[slot] = NULL_VALUE if value is None else PRESENT
-
-
-class _LookupReader:
-    """One look-up, compiled: which fields to read, and where values go."""
-
-    def __init__(self, lookup: Lookup, slots: Mapping[str, int]) -> None:
-        self.plan = lookup.set
-        self.layout = OnlineLayout.of(lookup.set)
-        self.is_base = lookup.is_base
-        self.keys = lookup.keys
-        self._encoders = [key_encoder(key.type) for key in lookup.set.keys]
-        self._newest = NewestAtOnce(self.layout)
-        self._plain = _PlainSlots(lookup, slots)
-        aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
-        self._aggregated = [
-            (aggregated[s.feature], slots[s.output], s.type)
-            for s in lookup.features
-            if s.feature in aggregated
-        ]
-        self._few = None
-        if self._aggregated and not self.is_base:
-            self._few = FewRows.of(self.layout, [place for place, _, _ in self._aggregated])
-        outputs = self.layout.aggregates.outputs
-        self._overflows = [
-            (place, overflows)
-            for place, _, _ in self._aggregated
-            if (overflows := outputs[place].overflows) is not None
-        ]
-
-    def requests(self, rows: Sequence[_Row]) -> list[EntityRead | None]:
-        """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
-        reads: list[EntityRead | None] = []
-        at: int | None = None
-        fields: tuple[bytes, ...] = ()  # all rows of most requests share one instant
-        for row in rows:
-            key = None
-            if row.error is None:
-                try:
-                    key = self._key(row)
-                except ValueError as error:
-                    row.error = str(error)
-            if key is None:
-                reads.append(None)
-                continue
-            if at != row.t:
-                at, fields = row.t, self.layout.read_fields(row.t, self.is_base)
-            reads.append(EntityRead(shard_of(key), key, fields))
-        return reads
-
-    def _key(self, row: _Row) -> bytes | None:
-        """Return a row's canonical key, None where a part is null. Raises ValueError where one is none."""
-        key = b""
-        for column, encode in zip(self.keys, self._encoders, strict=True):
-            value = row.keys.get(column)
-            if value is None or value != value:
-                return None
-            try:
-                key += encode(value)
-            except ValueError as error:
-                raise ValueError(f"{column}: {error}") from None
-        return key
-
-    def fill(
-        self,
-        rows: Sequence[_Row],
-        reads: Sequence[EntityRead | None],
-        fields: Sequence[Sequence[bytes | None]],
-    ) -> int:
-        """Set the rows' values and statuses from what was read (in the order of the reads that are there).
-
-        Return how many values are null because their types cannot hold them.
-        """
-        answers = iter(fields)
-        views, viewed = [], []
-        is_simple = not self._aggregated and not self.is_base
-        for row, read in zip(rows, reads, strict=True):
-            found: Sequence[bytes | None] = () if read is None else next(answers)
-            if row.error is not None:
-                continue
-            if is_simple and read is not None:
-                newest = self._newest(found[0], row.t)
-                if newest is not None:
-                    self._plain.fill(row, newest)
-                    continue
-            if self._few is not None and read is not None and self._fill_few(row, found[0]):
-                continue
-            stored = {} if read is None else dict(zip(read.fields, found, strict=True))
-            base = row.base.leaf if self.is_base and row.base is not None and read is not None else None
-            try:
-                views.append(EntityView(self.layout, stored, row.t, base))
-                viewed.append(row)
-            except HistoryError as error:
-                row.error = str(error)
-        for row, view in zip(viewed, views, strict=True):
-            if self.is_base and row.base is not None:
-                self._plain.fill_base(row, row.base)
-            elif self._plain:
-                self._plain.fill(row, view.newest())
-        if not self._aggregated or not views:
-            return 0
-        finished = aggregates(self.layout, views)
-        for place, slot, kind in self._aggregated:
-            for row, value in zip(viewed, plain_values(*finished[place], kind), strict=True):
-                row.put(slot, value)
-        return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
-
-    def _fill_few(self, row: _Row, root: bytes | None) -> bool:
-        """Set a row's values if its state is one leaf of usual values; tell whether it is."""
-        few = None if root is None or self._few is None else self._few.read(root, row.t)
-        if few is None or (self._plain and few[1] is None):
-            return False
-        if self._plain:
-            self._plain.fill(row, few[1])
-        for (_, slot, _), value in zip(self._aggregated, few[0], strict=True):
-            row.put(slot, value)
-        return True
-
-
-class _PlainSlots:
-    """Where the row-level features of a look-up go: from their places in a packed row to a row's slots."""
-
-    def __init__(self, lookup: Lookup, slots: Mapping[str, int]) -> None:
-        places = {f.name: place for place, f in enumerate(lookup.set.plain)}
-        own = sorted((slots[s.output], places[s.feature], s) for s in lookup.features if s.feature in places)
-        self._ttl = lookup.set.ttl
-        self._slots = [slot for slot, _, _ in own]
-        self._base = [(slot, s.feature) for slot, _, s in own]
-        self._restores = [
-            (number, restore)
-            for number, (_, _, s) in enumerate(own)
-            if (restore := _restore(s.type)) is not None
-        ]
-        self._pick = _picker([place for _, place, _ in own], len(places))
-        # Most vectors have a look-up's features side by side: one slice takes them all.
-        self._start = self._slots[0] if self._slots else 0
-        self._end = self._start + len(own)
-        self._is_slice = self._slots == list(range(self._start, self._end))
-        self._present = [PRESENT] * len(own)
-        self._is_all = self._is_slice and len(own) == len(slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def fill(self, row: _Row, newest: tuple[int, bytes] | None) -> None:
-        """Set the slots from the newest row: its event time and its packed features."""
-        if newest is None:
-            self._miss(row, NOT_FOUND)
-        elif self._ttl is not None and newest[0] <= row.t - self._ttl:
-            self._miss(row, OUTSIDE_TTL)
-        else:
-            values = self._pick(_unpack(newest[1]))
-            for number, restore in self._restores:
-                if values[number] is not None:
-                    values[number] = restore(values[number])
-            self._set(row, values)
-
-    def fill_base(self, row: _Row, base: BaseRow) -> None:
-        """Set the slots from the request's base row."""
-        for slot, feature in self._base:
-            row.put(slot, base.values[feature])
-
-    def _set(self, row: _Row, values: list[Any]) -> None:
-        if self._is_all and None not in values:
-            row.values, row.status = values, self._present[:]
-        elif self._is_slice:
-            row.values[self._start : self._end] = values
-            status = self._present
-            if None in values:
-                status = [NULL_VALUE if value is None else PRESENT for value in values]
-            row.status[self._start : self._end] = status
-        else:
-            for slot, value in zip(self._slots, values, strict=True):
-                row.put(slot, value)
-
-    def _miss(self, row: _Row, status: str) -> None:
-        for slot in self._slots:
-            row.values[slot] = None
-            row.status[slot] = status
-
-
-def _picker(places: list[int], size: int) -> Callable[[list[Any]], list[Any]]:
-    """Return what takes the items at `places` of a list of `size`."""
-    if places == list(range(size)):
-        return lambda stored: stored
-    if len(places) < 2:
-        return lambda stored: [stored[place] for place in places]
-    pick = itemgetter(*places)
-    return lambda stored: list(pick(stored))
-
-
-class _ChainedReader(_LookupReader):
-    """A look-up some of whose keys are features; a value that is no key of the entity is of no entity."""
-
-    def __init__(self, lookup: Lookup, slots: Mapping[str, int]) -> None:
-        super().__init__(lookup, slots)
-        self._found = [
-            slots[key] if place in lookup.feature_keys else None for place, key in enumerate(lookup.keys)
-        ]
-
-    def _key(self, row: _Row) -> bytes | None:
-        key = b""
-        for column, encode, slot in zip(self.keys, self._encoders, self._found, strict=True):
-            value = row.keys.get(column) if slot is None else row.values[slot]
-            if value is None or value != value:
-                return None
-            try:
-                key += encode(value)
-            except ValueError as error:
-                if slot is not None:
-                    return None
-                raise ValueError(f"{column}: {error}") from None
-        return key
-
-
-def _restore(kind: DataType) -> Callable[[Any], Any] | None:
-    """Return what turns a packed value into a row value; None where it is one."""
-    if kind.name == "vector":
-        return lambda data: unpack(data, kind)
-    return (lambda text: row_value(text, kind)) if kind.holds_decimals else None
-
-
 class VectorReader:
     """Reads one feature vector. `generations` names the generation that serves a feature set now.
 
@@ -340,12 +105,13 @@ class VectorReader:
         marked: bool = False,
     ) -> None:
         self.plan = plan
+        self._name = f"{plan.name}@{plan.fingerprint}"
         self._store = store
         self._generations = generations
         self._clock = clock
         self._marked = marked
-        slots = _slots(plan)
-        self._levels = _levels(plan.lookups, slots)
+        slots = slots_of(plan)
+        self._levels = levels_of(plan, slots)
         self._base = BaseRows(plan.base) if plan.base is not None else None
         self._derived = [
             (slots[d.name], to_closure(d.expression), [(column, slots[name]) for column, name in d.columns])
@@ -407,7 +173,7 @@ class VectorReader:
 
     def _prepare(
         self, rows: Sequence[Mapping[str, Any]], as_of: int | Sequence[int] | None, now: int
-    ) -> list[_Row]:
+    ) -> Rows:
         if isinstance(rows, Mapping | str | bytes):
             raise RequestError("rows is a list of rows.", hint="Write [row] for one.")
         if as_of is not None and self._base is not None:
@@ -415,35 +181,46 @@ class VectorReader:
                 f"as_of does not apply to '{self.plan.name}': each row is evaluated at its own event time.",
                 hint="Leave as_of out.",
             )
+        size = len(rows)
         if isinstance(as_of, Sequence):
-            if len(as_of) != len(rows):
-                raise RequestError(f"as_of has {len(as_of)} instants for {len(rows)} rows.")
+            if len(as_of) != size:
+                raise RequestError(f"as_of has {len(as_of)} instants for {size} rows.")
             times = list(as_of)
         else:
             if as_of is not None and (reason := self._outside(as_of, now)):
                 raise HistoryError(reason)
-            times = [now if as_of is None else as_of] * len(rows)
-        is_plain = self._base is None and not self._inputs
-        is_within = as_of is None or not isinstance(as_of, Sequence)  # seen above
-        prepared = []
-        for row, t in zip(rows, times, strict=True):
-            ready = _Row(t, row, self._values[:], self._status[:])
-            prepared.append(ready)
-            if is_plain and is_within and type(row) is dict and row.keys() == self._usual:
-                continue  # nothing can be wrong with it but its keys
+            times = [now if as_of is None else as_of] * size
+        prepared = Rows(
+            times,
+            list(rows),
+            [self._values[:] for _ in rows],
+            [self._status[:] for _ in rows],
+            [None] * size,
+            [None] * size,
+        )
+        if self._base is None and not self._inputs and not isinstance(as_of, Sequence):
+            usual = self._usual
+            odd = [i for i, row in enumerate(rows) if type(row) is not dict or row.keys() != usual]
+        else:
+            odd = list(range(size))
+        for i in odd:  # nothing can be wrong with the others but their keys
             try:
-                self._check(row)
-                if self._base is not None:
-                    ready.base = self._base.build(row)
-                    ready.t = ready.base.t
-                    ready.keys = {**row, **ready.base.keys}
-                ready.error = self._outside(ready.t, now)
-                cast = cast_row(row, self.plan.inputs)
-                for name, slot in self._inputs:
-                    ready.put(slot, cast[name])
+                self._prepare_one(prepared, i, now)
             except (RequestError, RowRejected, ValueError) as error:
-                ready.error = str(error)
+                prepared.errors[i] = str(error)
         return prepared
+
+    def _prepare_one(self, rows: Rows, i: int, now: int) -> None:
+        row = rows.keys[i]
+        self._check(row)
+        if self._base is not None:
+            base = rows.bases[i] = self._base.build(row)
+            rows.times[i] = base.t
+            rows.keys[i] = {**row, **base.keys}
+        rows.errors[i] = self._outside(rows.times[i], now)
+        cast = cast_row(row, self.plan.inputs)
+        for name, slot in self._inputs:
+            rows.put(i, slot, cast[name])
 
     def _check(self, row: Mapping[str, Any]) -> None:
         if not isinstance(row, Mapping):
@@ -471,7 +248,7 @@ class VectorReader:
         return None
 
     def _requests(
-        self, level: Sequence[_LookupReader], reads: Sequence[Sequence[EntityRead | None]]
+        self, level: Sequence[LookupReader], reads: Sequence[Sequence[EntityRead | None]]
     ) -> list[tuple[str, list[EntityRead]]]:
         requests = [
             (self._generations(lookup.plan), [read for read in column if read is not None])
@@ -482,7 +259,7 @@ class VectorReader:
         return requests
 
     def _kept(
-        self, level: Sequence[_LookupReader], found: list[list[list[bytes | None]]]
+        self, level: Sequence[LookupReader], found: list[list[list[bytes | None]]]
     ) -> list[list[list[bytes | None]]]:
         """Return what was found, by look-up. Raises StoreUnavailable where one is lost."""
         for lookup, mark in zip(level, found[len(level) :], strict=False):
@@ -490,58 +267,40 @@ class VectorReader:
                 raise lost(lookup.plan)
         return found[: len(level)]
 
-    def _result(self, rows: Sequence[_Row], now: int, overflows: int) -> VectorResult:
+    def _result(self, rows: Rows, now: int, overflows: int) -> VectorResult:
         if self._derived:
-            for row in rows:
-                if row.error is None:
-                    self._derive(row)
-        blank = [INVALID] * self._width
+            for i, error in enumerate(rows.errors):
+                if error is None:
+                    self._derive(rows, i)
+        for slot, constant in self._impute:
+            for row in rows.values:
+                if row[slot] is None:
+                    row[slot] = constant
+        values, status = rows.values, rows.status
+        if not self._is_whole:
+            values = [row[: self._width] for row in values]
+            status = [row[: self._width] for row in status]
+        if rows.errors.count(None) < len(rows.errors):
+            blank = [INVALID] * self._width
+            for i, error in enumerate(rows.errors):
+                if error is not None:
+                    values[i], status[i] = [None] * self._width, blank
         return VectorResult(
-            f"{self.plan.name}@{self.plan.fingerprint}",
+            self._name,
             self.plan.outputs,
-            [self._outputs(row) for row in rows],
-            [blank if row.error is not None else self._shown(row.status) for row in rows],
-            [row.t for row in rows],
+            values,
+            status,
+            rows.times,
             now,
-            [row.error for row in rows],
+            rows.errors,
             overflows,
         )
 
-    def _derive(self, row: _Row) -> None:
+    def _derive(self, rows: Rows, i: int) -> None:
+        values = rows.values[i]
         for slot, closure, columns in self._derived:
             try:
-                row.put(slot, closure({column: row.values[place] for column, place in columns}))
+                rows.put(i, slot, closure({column: values[place] for column, place in columns}))
             except RowRejected:
-                row.values[slot] = None
-                row.status[slot] = INVALID
-
-    def _outputs(self, row: _Row) -> list[Any]:
-        if row.error is not None:
-            return [None] * self._width
-        for slot, constant in self._impute:
-            if row.values[slot] is None:
-                row.values[slot] = constant
-        return self._shown(row.values)
-
-    def _shown(self, slots: list[Any]) -> list[Any]:
-        return slots if self._is_whole else slots[: self._width]
-
-
-def _slots(plan: VectorPlan) -> dict[str, int]:
-    """Return the number of each value that a row has on its way: outputs first, then all else."""
-    names = dict.fromkeys(f.name for f in plan.outputs)
-    names |= dict.fromkeys(f.name for f in plan.inputs)
-    names |= dict.fromkeys(s.output for lookup in plan.lookups for s in lookup.features)
-    names |= dict.fromkeys(d.name for d in plan.derived)
-    return {name: number for number, name in enumerate(names)}
-
-
-def _levels(lookups: Sequence[Lookup], slots: Mapping[str, int]) -> list[list[_LookupReader]]:
-    """Return the look-ups' readers by level: those of one level are read in one round trip."""
-    levels: list[list[_LookupReader]] = [
-        [] for _ in range(1 + max((item.level for item in lookups), default=0))
-    ]
-    for lookup in lookups:
-        reader = _ChainedReader if lookup.feature_keys else _LookupReader
-        levels[lookup.level].append(reader(lookup, slots))
-    return levels
+                values[slot] = None
+                rows.status[i][slot] = INVALID

@@ -1,0 +1,338 @@
+"""Look-ups of a vector, compiled: which fields to read for a request's rows, and where values go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+
+from featurestore.aggregates import plain_values
+from featurestore.contracts import EntityRead
+from featurestore.errors import HistoryError
+from featurestore.keys import key_encoder, shard_of
+from featurestore.online.base import BaseRow
+from featurestore.online.few import FewRows
+from featurestore.online.layout import OnlineLayout
+from featurestore.online.requests import row_value
+from featurestore.online.view import EntityView, NewestAtOnce, aggregates
+from featurestore.plans import Lookup, VectorPlan
+from featurestore.rows.vectors import unpack
+from featurestore.types import DataType, Field
+
+PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
+    "PRESENT",
+    "NULL_VALUE",
+    "NOT_FOUND",
+    "OUTSIDE_TTL",
+    "INVALID",
+)
+_unpack = msgspec.msgpack.Decoder().decode
+
+Newest = tuple[int, bytes]
+"""The event time and the packed features of an entity's newest row."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """A request's rows on their way, as columns: instants, keys by request column, slots, base rows, errors.
+
+    A row's first slots are the vector's outputs, in order; inputs and what is hidden follow.
+    """
+
+    times: list[int]
+    keys: list[Mapping[str, Any]]
+    values: list[list[Any]]
+    status: list[list[str]]
+    bases: list[BaseRow | None]
+    errors: list[str | None]
+
+    def put(self, row: int, slot: int, value: Any) -> None:
+        """Set a slot to a value that was found, null or not."""
+        self.values[row][slot] = value
+        self.status[row][slot] = NULL_VALUE if value is None else PRESENT
+
+
+class LookupReader:
+    """One look-up, compiled."""
+
+    def __init__(self, lookup: Lookup, slots: Mapping[str, int]) -> None:
+        self.plan = lookup.set
+        self.layout = OnlineLayout.of(lookup.set)
+        self.is_base = lookup.is_base
+        self._key = _joined(
+            [
+                _part(column, key_encoder(key.type), slots[column] if place in lookup.feature_keys else None)
+                for place, (column, key) in enumerate(zip(lookup.keys, lookup.set.keys, strict=True))
+            ]
+        )
+        self._newest = NewestAtOnce(self.layout)
+        self._plain = _PlainSlots(lookup, slots)
+        aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
+        self._aggregated = [
+            (aggregated[s.feature], slots[s.output], s.type)
+            for s in lookup.features
+            if s.feature in aggregated
+        ]
+        self._few = None
+        if self._aggregated and not self.is_base:
+            self._few = FewRows.of(self.layout, [place for place, _, _ in self._aggregated])
+        outputs = self.layout.aggregates.outputs
+        self._overflows = [
+            (place, overflows)
+            for place, _, _ in self._aggregated
+            if (overflows := outputs[place].overflows) is not None
+        ]
+
+    def requests(self, rows: Rows) -> list[EntityRead | None]:
+        """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
+        reads: list[EntityRead | None] = []
+        at: int | None = None
+        fields: tuple[bytes, ...] = ()  # all rows of most requests share one instant
+        key_of = self._key
+        for row, t in enumerate(rows.times):
+            key = None
+            if rows.errors[row] is None:
+                try:
+                    key = key_of(rows.keys[row], rows.values[row])
+                except ValueError as error:
+                    rows.errors[row] = str(error)
+            if key is None:
+                reads.append(None)
+                continue
+            if at != t:
+                at, fields = t, self.layout.read_fields(t, self.is_base)
+            reads.append(EntityRead(shard_of(key), key, fields))
+        return reads
+
+    def fill(
+        self,
+        rows: Rows,
+        reads: Sequence[EntityRead | None],
+        fields: Sequence[Sequence[bytes | None]],
+    ) -> int:
+        """Set the rows' values and statuses from what was read (in the order of the reads that are there).
+
+        Return how many values are null because their types cannot hold them.
+        """
+        answers = iter(fields)
+        newest: list[tuple[int, Newest | None]] = []
+        views: list[tuple[int, EntityView]] = []
+        is_simple = not self._aggregated and not self.is_base
+        for row, read in enumerate(reads):
+            found: Sequence[bytes | None] = () if read is None else next(answers)
+            if rows.errors[row] is not None:
+                continue
+            if is_simple and read is not None:
+                last = self._newest(found[0], rows.times[row])
+                if last is not None:
+                    newest.append((row, last))
+                    continue
+            if self._few is not None and read is not None and self._fill_few(rows, row, found[0], newest):
+                continue
+            stored = {} if read is None else dict(zip(read.fields, found, strict=True))
+            base = rows.bases[row]
+            leaf = base.leaf if self.is_base and base is not None and read is not None else None
+            try:
+                views.append((row, EntityView(self.layout, stored, rows.times[row], leaf)))
+            except HistoryError as error:
+                rows.errors[row] = str(error)
+        for row, view in views:
+            base = rows.bases[row]
+            if self.is_base and base is not None:
+                self._plain.fill_base(rows, row, base)
+            elif self._plain:
+                newest.append((row, view.newest()))
+        self._plain.fill(rows, newest)
+        return self._fill_aggregates(rows, views) if self._aggregated and views else 0
+
+    def _fill_aggregates(self, rows: Rows, views: Sequence[tuple[int, EntityView]]) -> int:
+        finished = aggregates(self.layout, [view for _, view in views])
+        for place, slot, kind in self._aggregated:
+            for (row, _), value in zip(views, plain_values(*finished[place], kind), strict=True):
+                rows.put(row, slot, value)
+        return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
+
+    def _fill_few(
+        self, rows: Rows, row: int, root: bytes | None, newest: list[tuple[int, Newest | None]]
+    ) -> bool:
+        """Set a row's values if its state is one leaf of usual values; tell whether it is."""
+        few = None if root is None or self._few is None else self._few.read(root, rows.times[row])
+        if few is None or (self._plain and few[1] is None):
+            return False
+        if self._plain:
+            newest.append((row, few[1]))
+        for (_, slot, _), value in zip(self._aggregated, few[0], strict=True):
+            rows.put(row, slot, value)
+        return True
+
+
+Key = Callable[[Mapping[str, Any], Sequence[Any]], bytes | None]
+"""Gives a row's canonical key from its request columns and slots; None where a part is null.
+
+Raises ValueError where the caller gave what is no key. A feature that is none is of no entity.
+"""
+
+
+def _part(column: str, encode: Callable[[Any], bytes], slot: int | None) -> Key:
+    """Return what gives one part of a key: of a request column, or of a slot, a feature's."""
+
+    def asked(given: Mapping[str, Any], _: Sequence[Any]) -> bytes | None:
+        value = given.get(column)
+        if value is None or value != value:
+            return None
+        try:
+            return encode(value)
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from None
+
+    def found(_: Mapping[str, Any], values: Sequence[Any]) -> bytes | None:
+        assert slot is not None
+        value = values[slot]
+        if value is None or value != value:
+            return None
+        try:
+            return encode(value)
+        except ValueError:
+            return None
+
+    return asked if slot is None else found
+
+
+def _joined(parts: Sequence[Key]) -> Key:
+    """Return what gives a whole key; parts after one that is null are not looked at."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(given: Mapping[str, Any], values: Sequence[Any]) -> bytes | None:
+        key = b""
+        for part in parts:
+            data = part(given, values)
+            if data is None:
+                return None
+            key += data
+        return key
+
+    return whole
+
+
+class _PlainSlots:
+    """Where the row-level features of a look-up go: from their places in a packed row to a row's slots."""
+
+    def __init__(self, lookup: Lookup, slots: Mapping[str, int]) -> None:
+        places = {f.name: place for place, f in enumerate(lookup.set.plain)}
+        own = sorted((slots[s.output], places[s.feature], s) for s in lookup.features if s.feature in places)
+        self._ttl = lookup.set.ttl
+        self._slots = [slot for slot, _, _ in own]
+        self._base = [(slot, s.feature) for slot, _, s in own]
+        self._restores = [
+            (number, restore)
+            for number, (_, _, s) in enumerate(own)
+            if (restore := _restore(s.type)) is not None
+        ]
+        self._pick = _picker([place for _, place, _ in own], len(places))
+        # Most vectors have a look-up's features side by side: one slice takes them all.
+        self._start = self._slots[0] if self._slots else 0
+        self._end = self._start + len(own)
+        self._is_slice = self._slots == list(range(self._start, self._end))
+        self._present = [PRESENT] * len(own)
+        self._is_all = self._is_slice and len(own) == len(slots)
+        self._unpack_present = _unpacker_of_present(lookup.set.plain)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def fill(self, rows: Rows, newest: Sequence[tuple[int, Newest | None]]) -> None:
+        """Set the slots of rows (by number) from each one's newest row."""
+        present = self._present[:]  # one list for all rows of a request that have all
+        for row, found in newest:
+            if found is None:
+                self._miss(rows, row, NOT_FOUND)
+                continue
+            time, packed = found
+            if self._ttl is not None and time <= rows.times[row] - self._ttl:
+                self._miss(rows, row, OUTSIDE_TTL)
+                continue
+            try:
+                values = self._pick(self._unpack_present(packed))
+                status = present
+            except msgspec.ValidationError:
+                values = self._pick(_unpack(packed))
+                status = [NULL_VALUE if value is None else PRESENT for value in values]
+            for number, restore in self._restores:
+                if values[number] is not None:
+                    values[number] = restore(values[number])
+            if self._is_all:
+                rows.values[row], rows.status[row] = values, status
+            elif self._is_slice:
+                rows.values[row][self._start : self._end] = values
+                rows.status[row][self._start : self._end] = status
+            else:
+                for slot, value in zip(self._slots, values, strict=True):
+                    rows.put(row, slot, value)
+
+    def fill_base(self, rows: Rows, row: int, base: BaseRow) -> None:
+        """Set the slots from the request's base row."""
+        for slot, feature in self._base:
+            rows.put(row, slot, base.values[feature])
+
+    def _miss(self, rows: Rows, row: int, status: str) -> None:
+        for slot in self._slots:
+            rows.values[row][slot] = None
+            rows.status[row][slot] = status
+
+
+def _unpacker_of_present(fields: Sequence[Field]) -> Callable[[bytes], list[Any]]:
+    """Return what unpacks a row of values none of which is null, and raises ValidationError where one is.
+
+    To ask a list of numbers whether None is in it costs two thirds of unpacking it: each is compared. A type
+    that has no None costs nothing. No type of msgspec's takes both text and bytes.
+    """
+    if not any(f.type.name in ("binary", "vector") for f in fields):
+        return msgspec.msgpack.Decoder(list[bool | int | float | str | list[Any]]).decode
+
+    def unpack_present(packed: bytes) -> list[Any]:
+        values: list[Any] = _unpack(packed)
+        if None in values:
+            raise msgspec.ValidationError("a value is null")
+        return values
+
+    return unpack_present
+
+
+def _picker(places: list[int], size: int) -> Callable[[list[Any]], list[Any]]:
+    """Return what takes the items at `places` of a list of `size`."""
+    if places == list(range(size)):
+        return lambda stored: stored
+    if len(places) < 2:
+        return lambda stored: [stored[place] for place in places]
+    pick = itemgetter(*places)
+    return lambda stored: list(pick(stored))
+
+
+def _restore(kind: DataType) -> Callable[[Any], Any] | None:
+    """Return what turns a packed value into a row value; None where it is one."""
+    if kind.name == "vector":
+        return lambda data: unpack(data, kind)
+    return (lambda text: row_value(text, kind)) if kind.holds_decimals else None
+
+
+def slots_of(plan: VectorPlan) -> dict[str, int]:
+    """Return the number of each value that a row has on its way: outputs first, then all else."""
+    names = dict.fromkeys(f.name for f in plan.outputs)
+    names |= dict.fromkeys(f.name for f in plan.inputs)
+    names |= dict.fromkeys(s.output for lookup in plan.lookups for s in lookup.features)
+    names |= dict.fromkeys(d.name for d in plan.derived)
+    return {name: number for number, name in enumerate(names)}
+
+
+def levels_of(plan: VectorPlan, slots: Mapping[str, int]) -> list[list[LookupReader]]:
+    """Return the look-ups' readers by level: those of one level are read in one round trip."""
+    levels: list[list[LookupReader]] = [
+        [] for _ in range(1 + max((item.level for item in plan.lookups), default=0))
+    ]
+    for lookup in plan.lookups:
+        levels[lookup.level].append(LookupReader(lookup, slots))
+    return levels
