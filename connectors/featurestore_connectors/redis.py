@@ -22,6 +22,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -350,27 +351,34 @@ class RedisOnlineStore:
 
     def _packed(self, requests: Sequence[tuple[str, Sequence[EntityRead]]]) -> tuple[bytes, int]:
         """Return the commands of `_gets` as they are sent, and how many; most reads have the same fields."""
-        commands: list[bytes] = []
+        parts: list[bytes] = []
+        count, size = 0, -1
         known: tuple[bytes, ...] | None = None
         head = tail = b""
+        between: list[bytes] = []
         for generation, reads in requests:
             names = _names(self._prefix, generation)
             if is_lasting(generation):
+                words = _words(self._prefix, generation)
                 for shard, entity, fields in reads:
+                    if fields is not known or len(entity) != size:
+                        known, size = fields, len(entity)
+                        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+                        between = _between(fields, size)
                     if fields:
-                        together = [b"HMGET", names[shard][1], *[entity + name for name in fields]]
-                        words = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in together)
-                        commands.append(b"*%d\r\n%b" % (len(together), words))
+                        parts += (head, words[shard], entity.join(between))
+                        count += 1
                 continue
             for shard, entity, fields in reads:
-                if fields is not known:
-                    known = fields
+                if fields is not known or size >= 0:
+                    known, size = fields, -1
                     head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
                     tail = b"".join(b"\r\n$%d\r\n%b" % (len(name), name) for name in fields)
                 if fields:
                     key = names[shard][1] + entity
-                    commands.append(b"%b$%d\r\n%b%b\r\n" % (head, len(key), key, tail))
-        return b"".join(commands), len(commands)
+                    parts.append(b"%b$%d\r\n%b%b\r\n" % (head, len(key), key, tail))
+                    count += 1
+        return b"".join(parts), count
 
     def _pages(self, node: Any, generation: str) -> Iterator[list[bytes]]:
         """Yield the generation's entity keys on a server, in lists for each thousand keys looked at."""
@@ -409,6 +417,19 @@ def _names(prefix: str, generation: str) -> tuple[tuple[bytes, bytes], ...]:
             raise ValueError(f"{part!r} cannot be part of a key: letters, digits and _ . @ / = + - can.")
     states = [f"{prefix}:{{{shard:02x}}}:{generation}".encode() for shard in range(SHARDS)]
     return tuple((state, state + (b"*" if is_lasting(generation) else b":")) for state in states)
+
+
+@lru_cache(maxsize=256)
+def _words(prefix: str, generation: str) -> tuple[bytes, ...]:
+    """Return the second names of `_names` as they are sent."""
+    return tuple(b"$%d\r\n%b\r\n" % (len(start), start) for _, start in _names(prefix, generation))
+
+
+def _between(fields: Sequence[bytes], size: int) -> list[bytes]:
+    """Return what stands around an entity's key, of some size, where it is sent with each of the fields."""
+    lengths = [b"$%d\r\n" % (size + len(name)) for name in fields]
+    ends = [name + b"\r\n" for name in fields]
+    return [end + length for end, length in zip([b"", *ends], [*lengths, b""], strict=True)]
 
 
 def _get_state(names: tuple[bytes, bytes]) -> Command:
@@ -454,5 +475,8 @@ def _together(entities: Sequence[EntityWrite]) -> list[Any]:
 def _shape(
     requests: Sequence[tuple[str, Sequence[EntityRead]]], answers: Sequence[list[bytes | None]]
 ) -> list[list[list[bytes | None]]]:
+    if len(answers) == sum(len(reads) for _, reads in requests):
+        every = iter(answers)
+        return [list(islice(every, len(reads))) for _, reads in requests]
     each = iter(answers)
     return [[next(each) if read.fields else [] for read in reads] for _, reads in requests]

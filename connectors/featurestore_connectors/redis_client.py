@@ -1,9 +1,9 @@
 """Commands sent together to Redis or Valkey, one server or a cluster, in a thread or an event loop.
 
-One server's commands are packed by hiredis, or come packed, and go straight to a connection: of redis-py's
-pool in a thread, of `redis_lanes` in an event loop. Through redis-py's pipeline a hundred reads take twice as
-long in a thread and many times as long in an event loop. A cluster's go through the pipeline, which knows the
-slots.
+One server's commands are packed by hiredis, or come packed, and go straight to a connection: of
+`redis_wires` in a thread, of `redis_lanes` in an event loop. Through redis-py's pool and pipeline a read
+takes twice as long in a thread and many times as long in an event loop. A cluster's go through the pipeline,
+which knows the slots.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from redis.retry import Retry
 from featurestore.errors import OperatorError, StoreUnavailable
 from featurestore.instants import SECOND, parse_duration
 from featurestore_connectors.redis_lanes import Lanes
+from featurestore_connectors.redis_wires import Wires
 
 Command = tuple[Any, ...]
 
@@ -58,6 +59,7 @@ class RedisClient:
         self._retry = (backoff, 3 if self.cluster else 0)
         self._lock = threading.Lock()
         self._client: Any = None
+        self._wires: Wires | None = None
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = (
             WeakKeyDictionary()
         )
@@ -67,12 +69,12 @@ class RedisClient:
         if not commands:
             return []
         try:
-            answers = self._send(self._connected(), commands)
+            answers = self._send(commands)
             if missing := [
                 i for i, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)
             ]:
                 again = [("EVAL", self._scripts[commands[i][1]], *commands[i][2:]) for i in missing]
-                for i, answer in zip(missing, self._send(self._connected(), again), strict=True):
+                for i, answer in zip(missing, self._send(again), strict=True):
                     answers[i] = answer
         except _FAILURES as error:
             raise self._error(error) from error
@@ -97,7 +99,7 @@ class RedisClient:
         if not count:
             return []
         try:
-            answers = self._send_packed(self._connected(), packed, count)
+            answers = self._wired().ask(packed, count)
         except _FAILURES as error:
             raise self._error(error) from error
         return self._checked(answers)
@@ -136,7 +138,10 @@ class RedisClient:
     def close(self) -> None:
         """Release the threads' connections. An event loop's go when it ends, or with `aclose`."""
         with self._lock:
+            wires, self._wires = self._wires, None
             client, self._client = self._client, None
+        if wires is not None:
+            wires.close()
         if client is not None:
             client.close()
 
@@ -160,6 +165,14 @@ class RedisClient:
                     )
                 client = self._client
         return client
+
+    def _wired(self) -> Wires:
+        wires = self._wires
+        if wires is None:
+            client = self._connected()
+            with self._lock:
+                wires = self._wires = self._wires or Wires(client)
+        return wires
 
     async def _connected_async(self) -> Any:
         """Return the running event loop's Lanes; a cluster's client."""
@@ -191,25 +204,14 @@ class RedisClient:
             self._loops.pop(asyncio.get_running_loop(), None)
             await held.aclose()
 
-    def _send(self, client: Any, commands: Sequence[Command]) -> list[Any]:
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
         if self.cluster:
-            return list(_pipeline(client, commands).execute(raise_on_error=False))
-        return self._send_packed(client, b"".join(map(hiredis.pack_command, commands)), len(commands))
-
-    def _send_packed(self, client: Any, packed: bytes, count: int) -> list[Any]:
-        connection = client.connection_pool.get_connection()
-        try:
-            connection.send_packed_command([packed])
-            return _answers(connection, count)
-        except BaseException:
-            connection.disconnect()  # answers may still be on their way
-            raise
-        finally:
-            client.connection_pool.release(connection)
+            return list(_pipeline(self._connected(), commands).execute(raise_on_error=False))
+        return self._wired().ask(b"".join(map(hiredis.pack_command, commands)), len(commands))
 
     def _checked(self, answers: list[Any]) -> list[Any]:
         for answer in answers:
-            if isinstance(answer, Exception):
+            if type(answer) is not list and isinstance(answer, Exception):
                 raise self._error(answer) from answer
         return answers
 
@@ -242,20 +244,3 @@ def _pipeline(client: Any, commands: Sequence[Command]) -> Any:
     for command in commands:
         pipeline.execute_command(*command)
     return pipeline
-
-
-def _answers(connection: Any, count: int) -> list[Any]:
-    """Return the next answers: what has arrived with one comes straight from hiredis."""
-    answers: list[Any] = []
-    gets = connection._parser._reader.gets
-    while len(answers) < count:
-        try:
-            answers.append(connection.read_response(disable_decoding=True))
-        except exceptions.ResponseError as error:
-            answers.append(error)  # the others' answers follow it
-        while len(answers) < count:
-            answer = gets(False)
-            if type(answer) is object:  # redis-py's word for: not whole yet
-                break
-            answers.append(answer)
-    return answers

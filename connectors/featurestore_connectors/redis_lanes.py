@@ -14,10 +14,10 @@ from typing import Any
 import hiredis
 from redis import exceptions
 
+from featurestore_connectors.redis_wires import CLOSED, PIECE
+
 AT_ONCE = 32
 """How many requests wait on one connection before another is opened."""
-
-_CLOSED = "Connection closed by server."
 
 
 class Lanes:
@@ -98,31 +98,32 @@ class _Lane(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection; who waits on it gets an error."""
-        self._end(_CLOSED)
+        self._end(CLOSED)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Hand out the answers that are whole."""
-        reader, answers = self._reader, self._answers
-        reader.feed(data)
+        feed, gets = self._reader.feed, self._reader.gets
         try:
-            while self._requests:
-                future, count = self._requests[0]
-                while len(answers) < count:
-                    answer = reader.gets(False)
-                    if answer is False:
-                        return
-                    answers.append(answer)
-                self._requests.popleft()
-                if not future.done():
-                    future.set_result(answers)
-                answers = self._answers = []
+            for start in range(0, len(data), PIECE):
+                feed(data, start, min(PIECE, len(data) - start))
+                while self._requests:
+                    future, count = self._requests[0]
+                    answers = self._answers
+                    while len(answers) < count and (answer := gets(False)) is not False:
+                        answers.append(answer)
+                    if len(answers) < count:
+                        break
+                    self._requests.popleft()
+                    self._answers = []
+                    if not future.done():
+                        future.set_result(answers)
         except exceptions.InvalidResponse:
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail who waits, and let the next request open another connection."""
-        self._end(str(error or _CLOSED))
+        self._end(str(error or CLOSED))
         self._before.connection_lost(error)
 
     def _flush(self) -> None:
