@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from featurestore.streaming import seldom_collecting
+from featurestore.garbage import seldom_collecting
 
 
 def test_the_thresholds_are_as_before_once_a_stream_ends_even_by_an_error() -> None:

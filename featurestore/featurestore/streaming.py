@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import entry_points
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from featurestore import beginning, tables
@@ -24,6 +23,7 @@ from featurestore.errors import (
     UnknownName,
     did_you_mean,
 )
+from featurestore.garbage import seldom_collecting
 from featurestore.generations import BEAT_SECONDS, stream_name
 from featurestore.instants import SECOND, parse_duration
 from featurestore.online.writer import OnlineWriter
@@ -39,9 +39,6 @@ _LOOK_SECONDS = 2.0
 """How often a stream looks for new versions and generations."""
 
 _REPORT_SECONDS = 0.2
-_COLLECT_AFTER = 200_000
-"""How many more objects than were freed are made before young garbage is looked for."""
-
 STOP_SECONDS = 50.0
 """How long a stream that is told to stop may take to commit."""
 
@@ -106,39 +103,6 @@ def stream(
     if streams.errors:
         raise streams.errors[0]
     return streams.report().counts
-
-
-@contextmanager
-def seldom_collecting() -> Iterator[None]:
-    """Let Python look for cyclic garbage seldom, in the whole process, for as long as the block lasts.
-
-    A batch makes some hundred thousand objects that live as long as it does and form no cycles. To walk them
-    over and over took a fifth of the time of writing it.
-    """
-    with _seldom.lock:
-        if not _seldom.blocks:
-            _seldom.before = gc.get_threshold()
-            gc.set_threshold(_COLLECT_AFTER, *_seldom.before[1:])
-        _seldom.blocks += 1
-    try:
-        yield
-    finally:
-        with _seldom.lock:
-            _seldom.blocks -= 1
-            if not _seldom.blocks:
-                gc.set_threshold(*_seldom.before)
-
-
-class _Seldom:
-    """How many blocks last, in any thread, and what was set before the first of them."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.blocks = 0
-        self.before = gc.get_threshold()
-
-
-_seldom = _Seldom()
 
 
 def running(

@@ -57,7 +57,7 @@ class Answers:
             "as_of": _as_of(result),
             "columns": self._columns,
             "rows": result.rows,
-            "status": [self._all_present if s == self._present else s for s in result.status],
+            "status": self._status(result.status),
         }
         if any(result.errors):
             answer["errors"] = result.errors
@@ -68,6 +68,17 @@ class Answers:
         except orjson.JSONEncodeError:
             answer["rows"] = _narrow(result.rows)
             return orjson.dumps(answer, _text)
+
+    def _status(self, status: Sequence[list[str]]) -> list[Any]:
+        """Return the statuses, those of a row that has all as bytes; most rows share one list."""
+        last: list[str] | None = None
+        shown: Any = None
+        made = []
+        for own in status:
+            if own is not last:
+                last, shown = own, self._all_present if own == self._present else own
+            made.append(shown)
+        return made
 
     def arrow(self, result: VectorResult) -> bytes:
         """Return the Arrow answer: an IPC stream of one batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -63,13 +64,14 @@ class Metrics:
         self._rows.inc(len(statuses))
         if overflows:
             self._overflows.inc(overflows)
-        left = sum(map(len, statuses))
-        for status, cells in self._cells.items():
-            if not left:
-                break
-            if count := sum(row.count(status) for row in statuses):
-                cells.inc(count)
-                left -= count
+        different = {id(row): row for row in statuses}  # most rows share one list
+        times = Counts(map(id, statuses))
+        cells = Counts[str]()
+        for number, row in different.items():
+            for status in set(row):
+                cells[status] += times[number] * row.count(status)
+        for status, count in cells.items():
+            self._cells[status].inc(count)
 
     def text(self, gauges: Mapping[str, float]) -> bytes:
         """Return all metrics in Prometheus' text format, the backend's gauges behind the service's own."""
