@@ -37,9 +37,10 @@ from featurestore.expressions import Expression, parse
 from featurestore.online import few, nodes, tree
 from featurestore.online.frames import order_columns, row_features, row_parts
 from featurestore.online.layout import MARGIN, ROOT, OnlineLayout
+from featurestore.online.many import ManyRows
 from featurestore.online.nodes import Directory, Leaf
 from featurestore.online.requests import row_value
-from featurestore.online.view import EntityView, NewestAtOnce, aggregates
+from featurestore.online.view import EntityView, NewestAtOnce, UsualLeaf, aggregates
 from featurestore.plans import AggregateColumn, Input, SetPlan, SourcePlan
 from featurestore.steps import StepPlan
 from featurestore.types import Field
@@ -268,24 +269,32 @@ def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data
         entity.apply(rows, data.draw(st.sampled_from([None, t])))
     root = entity.fields[ROOT]
     short = few.FewRows.of(entity.layout, range(len(made)))
+    many = ManyRows.of(entity.layout)
+    usual = UsualLeaf(entity.layout, range(len(made)), with_newest=False)
+    newest_too = UsualLeaf(entity.layout, range(len(made)), with_newest=True)
     assert short is not None
+    assert many is not None
     edges = {t + span + step for span in (0, *SPANS) for step in (-1, 0, 1)}
     for at in sorted(edges):
         try:
             whole = entity.read(at)
         except HistoryError:
             assert NewestAtOnce(entity.layout)(root, at) is None
-            assert short.read(root, at) is None
+            assert usual(root, at) is None
             continue
         stored = {name: entity.fields.get(name) for name in entity.layout.read_fields(at)}
         newest = EntityView(entity.layout, stored, at).newest()
         assert NewestAtOnce(entity.layout)(root, at) in (None, newest)
-        found = short.read(root, at)
-        if found is None:
+        leaf = newest_too(root, at)
+        assert leaf is None or (leaf.last, leaf.newest) == newest
+        leaf = usual(root, at)
+        if leaf is None:
             continue
-        assert found[1] in (None, newest)
-        for name, value in zip([column.name for column in made], found[0], strict=True):
-            assert (value, type(value)) == (whole[name], type(whole[name])), name
+        expected = [repr(whole[column.name]) for column in made]
+        finished = many.read([leaf], [at])
+        assert expected == [repr(plain_values(*finished[i], c.type)[0]) for i, c in enumerate(made)]
+        if (found := short.read(leaf, at)) is not None:
+            assert expected == list(map(repr, found))
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -307,9 +316,74 @@ def test_a_read_of_a_few_usual_rows_takes_the_short_ways(count: int) -> None:
     t = ORIGIN + count
     assert short is not None
     assert NewestAtOnce(entity.layout)(entity.fields[ROOT], t) is not None
-    found = short.read(entity.fields[ROOT], t)
-    assert found is not None
-    assert found[0] == [entity.read(t)[f] for f in few._FUNCTIONS]
+    leaf = UsualLeaf(entity.layout, range(len(made)), with_newest=True)(entity.fields[ROOT], t)
+    assert leaf is not None
+    assert short.read(leaf, t) == [entity.read(t)[f] for f in few._FUNCTIONS]
+
+
+@given(st.data())
+@examples(60)
+def test_many_leaves_at_once_give_what_each_gives_alone_to_the_bit(data: st.DataObject) -> None:
+    made = data.draw(st.one_of(numbers(), aggregate_columns(ALL, SPANS, most=3)))
+    plan = a_plan(made, left_closed=data.draw(st.booleans()))
+    many = ManyRows.of(OnlineLayout.of(plan))
+    usual = UsualLeaf(OnlineLayout.of(plan), range(len(made)), with_newest=False)
+    amounts = data.draw(st.sampled_from([st.floats(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)]))
+    wholes = data.draw(st.sampled_from([st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9)]))
+    times = data.draw(st.sampled_from([st.just(ORIGIN), st.integers(ORIGIN, ORIGIN + HOUR)]))
+    asked, leaves = [], []
+    for _ in range(data.draw(st.integers(1, 5))):
+        entity = Entity(plan)
+        at = sorted(data.draw(st.lists(st.integers(ORIGIN - HOUR, ORIGIN + HOUR), min_size=1, max_size=6)))
+        entity.apply(
+            [one(t, n, amount=data.draw(amounts), whole=data.draw(wholes)) for n, t in enumerate(at)]
+        )
+        t = data.draw(times)
+        leaf = usual(entity.fields[ROOT], t)
+        if many is not None and leaf is not None:
+            asked.append((entity, t))
+            leaves.append(leaf)
+    if many is None or not leaves:
+        return
+    finished = many.read(leaves, [t for _, t in asked])
+    for number, (entity, t) in enumerate(asked):
+        whole = entity.read(t)
+        for i, column in enumerate(made):
+            value = plain_values(*finished[i], column.type)[number]
+            assert repr(value) == repr(whole[column.name]), column.name
+
+
+def test_so_many_rows_at_once_that_sums_come_from_prefixes_are_exact_too() -> None:
+    made = tuple(
+        AggregateColumn(
+            f"{f}_{span}",
+            f,
+            Input("amount", TYPES["amount"], None, None, None),
+            plans.Window(span),
+            None,
+            result_type(f, TYPES["amount"]),
+        )
+        for f in ("sum", "avg", "min", "max", "count")
+        for span in SPANS
+    )
+    plan = a_plan(made)
+    many, short = ManyRows.of(OnlineLayout.of(plan)), few.FewRows.of(OnlineLayout.of(plan), range(len(made)))
+    usual = UsualLeaf(OnlineLayout.of(plan), range(len(made)), with_newest=True)
+    random = np.random.default_rng(7)
+    t = ORIGIN + HOUR
+    leaves = []
+    for _ in range(20):
+        entity = Entity(plan)
+        ago = np.sort(random.integers(0, HOUR, 300))[::-1]
+        entity.apply([one(t - a, n, amount=random.gamma(2.0, 30.0)) for n, a in enumerate(ago.tolist())])
+        leaf = usual(entity.fields[ROOT], t)
+        assert leaf is not None
+        leaves.append(leaf)
+    assert many is not None
+    assert short is not None
+    finished = many.read(leaves, [t] * len(leaves))
+    columns = [plain_values(*finished[i], column.type) for i, column in enumerate(made)]
+    assert [list(row) for row in zip(*columns, strict=True)] == [short.read(leaf, t) for leaf in leaves]
 
 
 @given(st.data())

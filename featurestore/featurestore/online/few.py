@@ -12,41 +12,69 @@ import math
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from featurestore.aggregates.layout import Output
-from featurestore.online import nodes
 from featurestore.online.layout import OnlineLayout
-from featurestore.plans import seen_until
+from featurestore.online.nodes import PackedLeaf
 
 _FUNCTIONS = ("count", "sum", "avg", "min", "max", "first", "last")
 _SPLITTER = 134217729.0  # 2**27 + 1
 _LARGEST = 2.0**900  # up to which no step of a division in double-double overflows
 _LEAST = 2.0**-900
 
-Finish = Callable[["_Part"], Any]
+Total = Callable[[Sequence[Any]], tuple[Any, float]]
+"""Gives the sum of some values, at least one: floats' as the nearest float and what that leaves."""
+
+Finish = Callable[[Sequence[Any], Any, float], Any]
+"""Gives an output from some values, at least one, and their total, where it is asked for."""
 
 
 class _Unusual(Exception):
     """Values that the general path has rules for."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A column in a window, and what to make of it: outputs by their places. `column` None: rows as such."""
+
+    column: int | None
+    window: int
+    total: Total | None
+    finishes: list[tuple[int, Finish]]
+    empty: list[tuple[int, Any]]
+
+
 class FewRows:
     """Reads the outputs at `places` of a layout from leaves."""
 
     def __init__(self, layout: OnlineLayout, places: Sequence[int]) -> None:
+        self._size = len(places)
         self._windows = layout.aggregates.windows
-        self._left_closed = layout.plan.left_closed
-        self._reach = layout.plan.reach
-        outputs = [layout.aggregates.outputs[place] for place in places]
-        parts: dict[tuple[int | None, int], int] = {}
-        self._finishes: list[tuple[int, Finish]] = []
-        for output in outputs:
-            column = layout.parts.uses[layout.aggregates.uses[output.uses[0]].input][0]
-            part = parts.setdefault((column, output.window), len(parts))
-            self._finishes.append((part, _finish(output)))
-        self._parts = list(parts)
         self._formats = ["d" if dtype == "<f8" else "q" for dtype in layout.parts.dtypes()]
+        self._recent: tuple[int | None, list[tuple[int, int]]] = (None, [])
+        outputs = [layout.aggregates.outputs[place] for place in places]
+        made: dict[tuple[int | None, int], list[tuple[int, str]]] = {}
+        for place, output in enumerate(outputs):
+            column = layout.parts.uses[layout.aggregates.uses[output.uses[0]].input][0]
+            made.setdefault((column, output.window), []).append((place, output.function.name))
+        self._parts = [self._part(column, window, asked) for (column, window), asked in made.items()]
+
+    def _part(self, column: int | None, window: int, asked: list[tuple[int, str]]) -> _Part:
+        is_float = column is not None and self._formats[column] == "d"
+        sums = _SUMS if not is_float else _SUMS | {"min", "max"}  # which tells that no value is NaN
+        total = None
+        if any(name in sums for _, name in asked):
+            total = _float_total if is_float else _whole_total
+        finishes = _FLOATS if is_float else _WHOLES
+        nothing = {"count": 0, "sum": 0.0 if is_float else 0}
+        return _Part(
+            column,
+            window,
+            total,
+            [(place, finishes[name]) for place, name in asked],
+            [(place, nothing.get(name)) for place, name in asked],
+        )
 
     @staticmethod
     def of(layout: OnlineLayout, places: Sequence[int]) -> FewRows | None:
@@ -65,93 +93,60 @@ class FewRows:
                 return None
         return FewRows(layout, places)
 
-    def read(self, root: bytes, t: int) -> tuple[list[Any], tuple[int, bytes] | None] | None:
-        """Return the outputs' values at `t` and the newest row's features; None: take the general path."""
-        leaf = nodes.packed_leaf(root)
-        if leaf is None or (leaf.floor is not None and t - self._reach < leaf.floor):
-            return None
+    def read(self, leaf: PackedLeaf, t: int) -> list[Any] | None:
+        """Return the outputs' values at `t` from a usual leaf; None: take the general path."""
         size = len(leaf.times) >> 3
-        if not size:
-            return None
         times = struct.unpack(f"<{size}q", leaf.times)
-        newest = None if leaf.newest is None else (times[-1], leaf.newest)
-        if times[-1] >= seen_until(t, self._left_closed):
-            return None
-        ranges = [
-            (bisect_left(times, low), bisect_left(times, high))
-            for low, high in [window.bounds(t) for window in self._windows]
-        ]
+        at, bounds = self._recent  # most rows of a request ask for one instant
+        if at != t:
+            bounds = [window.bounds(t) for window in self._windows]
+            self._recent = t, bounds
+        ranges = [(bisect_left(times, low), bisect_left(times, high)) for low, high in bounds]
         columns: dict[int, Sequence[Any]] = {}
-        parts = []
-        for column, window in self._parts:
-            start, end = ranges[window]
-            if column is None:
-                parts.append(_Part(range(start, end), False))
-                continue
-            values = columns.get(column)
-            form = self._formats[column]
-            if values is None:
-                bits, data = leaf.columns[column]
-                if bits is not None:
-                    return None
-                values = columns[column] = struct.unpack(f"<{size}{form}", data)
-            parts.append(_Part(values[start:end], form == "d"))
+        outputs = [None] * self._size
         try:
-            return [finish(parts[part]) for part, finish in self._finishes], newest
+            for part in self._parts:
+                start, end = ranges[part.window]
+                if start >= end:
+                    for place, value in part.empty:
+                        outputs[place] = value
+                    continue
+                values: Sequence[Any] = range(start, end)
+                if (column := part.column) is not None:
+                    if column not in columns:
+                        data = leaf.columns[column][1]
+                        columns[column] = struct.unpack(f"<{size}{self._formats[column]}", data)
+                    values = columns[column][start:end]
+                total, rest = (None, 0.0) if part.total is None else part.total(values)
+                for place, finish in part.finishes:
+                    outputs[place] = finish(values, total, rest)
         except _Unusual:
             return None
+        return outputs
 
 
-class _Part:
-    """The values of a column in a window, and their sum, as soon as it is asked for."""
-
-    __slots__ = ("is_float", "rest", "total", "values")
-
-    def __init__(self, values: Sequence[Any], is_float: bool) -> None:
-        self.values = values
-        self.is_float = is_float
-        self.total: Any = None
-        self.rest = 0.0
-
-    def add(self) -> None:
-        """Sum the values: floats as the nearest float and what that leaves; raise _Unusual otherwise."""
-        if self.total is not None:
-            return
-        if not self.is_float:
-            self.total = sum(self.values)
-            if not -(2**63) <= self.total < 2**63:
-                raise _Unusual
-            return
-        try:
-            total = math.fsum(self.values)
-        except (ValueError, OverflowError):
-            raise _Unusual from None
-        if not math.isfinite(total):
-            raise _Unusual
-        self.total = total
-        self.rest = math.fsum([*self.values, -total])
+def _whole_total(values: Sequence[int]) -> tuple[int, float]:
+    total = sum(values)
+    if not -(2**63) <= total < 2**63:
+        raise _Unusual
+    return total, 0.0
 
 
-def _finish(output: Output) -> Finish:
-    return _FINISHES[output.function.name]
+def _float_total(values: Sequence[float]) -> tuple[float, float]:
+    try:
+        total = math.fsum(values)
+    except (ValueError, OverflowError):
+        raise _Unusual from None
+    if not math.isfinite(total):
+        raise _Unusual
+    return total, math.fsum([*values, -total])
 
 
-def _sum(part: _Part) -> Any:
-    part.add()
-    return part.total + part.rest + 0.0 if part.is_float else part.total
-
-
-def _avg(part: _Part) -> float | None:
-    size = float(len(part.values))
-    if not size:
-        return None
-    part.add()
-    if part.is_float:
-        return _divided(part.total, part.rest, size)
-    high, low = (part.total >> 32) * 2.0**32, float(part.total & 0xFFFFFFFF)
+def _whole_avg(values: Sequence[int], whole: int, _: float) -> float:
+    high, low = (whole >> 32) * 2.0**32, float(whole & 0xFFFFFFFF)
     total = high + low
     back = total - high
-    return _divided(total, (high - (total - back)) + (low - back), size)
+    return _divided(total, (high - (total - back)) + (low - back), float(len(values)))
 
 
 def _divided(high: float, low: float, size: float) -> float:
@@ -172,21 +167,17 @@ def _divided(high: float, low: float, size: float) -> float:
     return total + (rest - (total - quotient)) + 0.0
 
 
-def _extreme(pick: Callable[..., Any]) -> Finish:
-    def finish(part: _Part) -> Any:
-        if part.is_float:
-            part.add()  # no value is NaN
-        return pick(part.values, default=None)
-
-    return finish
-
-
-_FINISHES: dict[str, Finish] = {
-    "count": lambda part: len(part.values),
-    "sum": _sum,
-    "avg": _avg,
-    "min": _extreme(min),
-    "max": _extreme(max),
-    "first": lambda part: part.values[0] if part.values else None,
-    "last": lambda part: part.values[-1] if part.values else None,
+_SUMS = {"sum", "avg"}
+_WHOLES: dict[str, Finish] = {
+    "count": lambda values, _, __: len(values),
+    "sum": lambda _, total, __: total,
+    "avg": _whole_avg,
+    "min": lambda values, _, __: min(values),
+    "max": lambda values, _, __: max(values),
+    "first": lambda values, _, __: values[0],
+    "last": lambda values, _, __: values[-1],
+}
+_FLOATS = _WHOLES | {
+    "sum": lambda _, total, rest: total + rest + 0.0,
+    "avg": lambda values, total, rest: _divided(total, rest, float(len(values))),
 }

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from featurestore.aggregates import plain_values
+from featurestore.aggregates.functions import Finished
 from featurestore.contracts import EntityRead
 from featurestore.errors import HistoryError
 from featurestore.keys import key_encoder, shard_of
 from featurestore.online.base import BaseRow
 from featurestore.online.few import FewRows
 from featurestore.online.layout import OnlineLayout
+from featurestore.online.many import ManyRows
+from featurestore.online.nodes import PackedLeaf
 from featurestore.online.requests import row_value
-from featurestore.online.view import EntityView, NewestAtOnce, aggregates
+from featurestore.online.view import EntityView, NewestAtOnce, UsualLeaf, aggregates
 from featurestore.plans import Lookup, VectorPlan
 from featurestore.rows.vectors import unpack
 from featurestore.types import DataType, Field
@@ -30,6 +33,9 @@ PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
     "INVALID",
 )
 _unpack = msgspec.msgpack.Decoder().decode
+
+MANY = 20
+"""From how many usual leaves on they are read at once; arrays cost as much as ten of them to begin with."""
 
 Newest = tuple[int, bytes]
 """The event time and the packed features of an entity's newest row."""
@@ -71,18 +77,23 @@ class LookupReader:
         self._newest = NewestAtOnce(self.layout)
         self._plain = _PlainSlots(lookup, slots)
         aggregated = {o.name: i for i, o in enumerate(self.layout.aggregates.outputs)}
-        self._aggregated = [
-            (aggregated[s.feature], slots[s.output], s.type)
-            for s in lookup.features
-            if s.feature in aggregated
-        ]
-        self._few = None
-        if self._aggregated and not self.is_base:
-            self._few = FewRows.of(self.layout, [place for place, _, _ in self._aggregated])
+        own = sorted(
+            (slots[s.output], aggregated[s.feature], s) for s in lookup.features if s.feature in aggregated
+        )
+        self._aggregated = [(place, s.type) for _, place, s in own]
+        self._slots = _Slots([slot for slot, _, _ in own], len(slots))
+        places = [place for place, _ in self._aggregated]
+        self._usual = UsualLeaf(self.layout, places, bool(self._plain))
+        self._few: FewRows | None = None
+        self._many: ManyRows | None = None
+        if places and not self.is_base:
+            self._few = FewRows.of(self.layout, places)
+            self._many = ManyRows.of(self.layout)
+        self._is_short = self._few is not None or self._many is not None
         outputs = self.layout.aggregates.outputs
         self._overflows = [
             (place, overflows)
-            for place, _, _ in self._aggregated
+            for place, _ in self._aggregated
             if (overflows := outputs[place].overflows) is not None
         ]
 
@@ -119,6 +130,7 @@ class LookupReader:
         """
         answers = iter(fields)
         newest: list[tuple[int, Newest | None]] = []
+        short: list[_Short] = []
         views: list[tuple[int, EntityView]] = []
         is_simple = not self._aggregated and not self.is_base
         for row, read in enumerate(reads):
@@ -130,15 +142,13 @@ class LookupReader:
                 if last is not None:
                     newest.append((row, last))
                     continue
-            if self._few is not None and read is not None and self._fill_few(rows, row, found[0], newest):
-                continue
-            stored = {} if read is None else dict(zip(read.fields, found, strict=True))
-            base = rows.bases[row]
-            leaf = base.leaf if self.is_base and base is not None and read is not None else None
-            try:
-                views.append((row, EntityView(self.layout, stored, rows.times[row], leaf)))
-            except HistoryError as error:
-                rows.errors[row] = str(error)
+            if self._is_short and read is not None:
+                leaf = self._usual(found[0], rows.times[row])
+                if leaf is not None:
+                    short.append(_Short(row, leaf, read, found))
+                    continue
+            self._view(rows, row, read, found, views)
+        overflows = self._fill_short(rows, short, newest, views) if short else 0
         for row, view in views:
             base = rows.bases[row]
             if self.is_base and base is not None:
@@ -146,27 +156,95 @@ class LookupReader:
             elif self._plain:
                 newest.append((row, view.newest()))
         self._plain.fill(rows, newest)
-        return self._fill_aggregates(rows, views) if self._aggregated and views else 0
+        if self._aggregated and views:
+            finished = aggregates(self.layout, [view for _, view in views])
+            overflows += self._fill_finished(rows, [row for row, _ in views], finished)
+        return overflows
 
-    def _fill_aggregates(self, rows: Rows, views: Sequence[tuple[int, EntityView]]) -> int:
-        finished = aggregates(self.layout, [view for _, view in views])
-        for place, slot, kind in self._aggregated:
-            for (row, _), value in zip(views, plain_values(*finished[place], kind), strict=True):
-                rows.put(row, slot, value)
+    def _view(
+        self,
+        rows: Rows,
+        row: int,
+        read: EntityRead | None,
+        found: Sequence[bytes | None],
+        views: list[tuple[int, EntityView]],
+    ) -> None:
+        """Add a row's view, by which the general path sees it."""
+        stored = {} if read is None else dict(zip(read.fields, found, strict=True))
+        base = rows.bases[row]
+        leaf = base.leaf if self.is_base and base is not None and read is not None else None
+        try:
+            views.append((row, EntityView(self.layout, stored, rows.times[row], leaf)))
+        except HistoryError as error:
+            rows.errors[row] = str(error)
+
+    def _fill_short(
+        self,
+        rows: Rows,
+        short: Sequence[_Short],
+        newest: list[tuple[int, Newest | None]],
+        views: list[tuple[int, EntityView]],
+    ) -> int:
+        """Set the aggregates of rows with usual leaves, at once or one by one; return the overflows."""
+        if self._many is not None and (self._few is None or len(short) >= MANY):
+            finished = self._many.read([one.leaf for one in short], [rows.times[one.row] for one in short])
+            overflows = self._fill_finished(rows, [one.row for one in short], finished)
+        else:
+            assert self._few is not None
+            overflows, taken = 0, []
+            for one in short:
+                values = self._few.read(one.leaf, rows.times[one.row])
+                if values is None:
+                    self._view(rows, one.row, one.read, one.found, views)
+                    continue
+                self._slots.put(rows, one.row, values)
+                taken.append(one)
+            short = taken
+        if self._plain:
+            for row, leaf, _, _ in short:
+                assert leaf.newest is not None
+                newest.append((row, (leaf.last, leaf.newest)))
+        return overflows
+
+    def _fill_finished(self, rows: Rows, places: Sequence[int], finished: Sequence[Finished]) -> int:
+        """Set the aggregates of rows (by number); return how many of them overflowed."""
+        columns = [plain_values(*finished[place], kind) for place, kind in self._aggregated]
+        for row, values in zip(places, zip(*columns, strict=True), strict=True):
+            self._slots.put(rows, row, list(values))
         return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
 
-    def _fill_few(
-        self, rows: Rows, row: int, root: bytes | None, newest: list[tuple[int, Newest | None]]
-    ) -> bool:
-        """Set a row's values if its state is one leaf of usual values; tell whether it is."""
-        few = None if root is None or self._few is None else self._few.read(root, rows.times[row])
-        if few is None or (self._plain and few[1] is None):
-            return False
-        if self._plain:
-            newest.append((row, few[1]))
-        for (_, slot, _), value in zip(self._aggregated, few[0], strict=True):
-            rows.put(row, slot, value)
-        return True
+
+class _Short(NamedTuple):
+    """A row whose aggregates the short ways take, and what was read, for the general path."""
+
+    row: int
+    leaf: PackedLeaf
+    read: EntityRead
+    found: Sequence[bytes | None]
+
+
+class _Slots:
+    """Slots that values go to together. Most are side by side: one slice takes them all."""
+
+    def __init__(self, slots: list[int], size: int) -> None:
+        self._slots = slots
+        self._start = slots[0] if slots else 0
+        self._end = self._start + len(slots)
+        self._is_slice = slots == list(range(self._start, self._end))
+        self._is_all = self._is_slice and len(slots) == size
+
+    def put(self, rows: Rows, row: int, values: list[Any], status: list[str] | None = None) -> None:
+        """Set a row's slots; without statuses each is told by its value."""
+        if status is None:
+            status = [NULL_VALUE if value is None else PRESENT for value in values]
+        if self._is_all:
+            rows.values[row], rows.status[row] = values, status
+        elif self._is_slice:
+            rows.values[row][self._start : self._end] = values
+            rows.status[row][self._start : self._end] = status
+        else:
+            for slot, value in zip(self._slots, values, strict=True):
+                rows.put(row, slot, value)
 
 
 Key = Callable[[Mapping[str, Any], Sequence[Any]], bytes | None]
@@ -233,12 +311,8 @@ class _PlainSlots:
             if (restore := _restore(s.type)) is not None
         ]
         self._pick = _picker([place for _, place, _ in own], len(places))
-        # Most vectors have a look-up's features side by side: one slice takes them all.
-        self._start = self._slots[0] if self._slots else 0
-        self._end = self._start + len(own)
-        self._is_slice = self._slots == list(range(self._start, self._end))
+        self._together = _Slots(self._slots, len(slots))
         self._present = [PRESENT] * len(own)
-        self._is_all = self._is_slice and len(own) == len(slots)
         self._unpack_present = _unpacker_of_present(lookup.set.plain)
 
     def __len__(self) -> int:
@@ -255,23 +329,15 @@ class _PlainSlots:
             if self._ttl is not None and time <= rows.times[row] - self._ttl:
                 self._miss(rows, row, OUTSIDE_TTL)
                 continue
+            status: list[str] | None = present
             try:
                 values = self._pick(self._unpack_present(packed))
-                status = present
             except msgspec.ValidationError:
-                values = self._pick(_unpack(packed))
-                status = [NULL_VALUE if value is None else PRESENT for value in values]
+                values, status = self._pick(_unpack(packed)), None
             for number, restore in self._restores:
                 if values[number] is not None:
                     values[number] = restore(values[number])
-            if self._is_all:
-                rows.values[row], rows.status[row] = values, status
-            elif self._is_slice:
-                rows.values[row][self._start : self._end] = values
-                rows.status[row][self._start : self._end] = status
-            else:
-                for slot, value in zip(self._slots, values, strict=True):
-                    rows.put(row, slot, value)
+            self._together.put(rows, row, values, status)
 
     def fill_base(self, rows: Rows, row: int, base: BaseRow) -> None:
         """Set the slots from the request's base row."""

@@ -213,14 +213,20 @@ class PackedLeaf(NamedTuple):
     columns: list[tuple[bytes | None, Any]]
     newest: bytes | None
 
+    @property
+    def last(self) -> int:
+        """The event time of its last row."""
+        instant: int = _INSTANT.unpack_from(self.times, len(self.times) - 8)[0]
+        return instant
+
 
 def packed_leaf(data: bytes) -> PackedLeaf | None:
     """Return parts of a leaf, not yet arrays; None of another node, or of another release's."""
-    version, kind, floor, *columns = _decode(data)
-    if version != FORMAT or kind != _LEAF:
+    node = _decode(data)
+    if node[0] != FORMAT or node[1] != _LEAF:
         return None
-    _, plain = columns[8]
-    return PackedLeaf(floor, columns[0], columns[5], plain[-1] if plain else None)
+    _, plain = node[11]
+    return PackedLeaf(node[2], node[3], node[8], plain[-1] if plain else None)
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:

@@ -198,6 +198,37 @@ class NewestAtOnce:
         return time, plain
 
 
+class UsualLeaf:
+    """Tells the leaves that the short ways of aggregates take (`few`, `many`).
+
+    Such a leaf is an entity's root, has rows, and in every one a value of each column that the outputs at
+    `places` are made of; no row that counts is missing. `with_newest`: its last row is the newest one, and
+    holds row-level features.
+    """
+
+    def __init__(self, layout: OnlineLayout, places: Sequence[int], with_newest: bool) -> None:
+        plan = layout.aggregates
+        inputs = {plan.uses[use].input for place in places for use in plan.outputs[place].uses}
+        columns = [layout.parts.uses[number][0] for number in inputs]
+        self._columns = sorted({column for column in columns if column is not None})
+        self._with_newest = with_newest
+        self._left_closed = layout.plan.left_closed
+        self._reach = layout.plan.reach
+
+    def __call__(self, root: bytes | None, t: int) -> nodes.PackedLeaf | None:
+        """Return the leaf; None where it is none of these at `t`."""
+        leaf = None if root is None else nodes.packed_leaf(root)
+        if leaf is None or not leaf.times or (leaf.floor is not None and t - self._reach < leaf.floor):
+            return None
+        for column in self._columns:
+            if leaf.columns[column][0] is not None:
+                return None
+        if not self._with_newest:
+            return leaf
+        is_seen = leaf.last < seen_until(t, self._left_closed)
+        return leaf if is_seen and leaf.newest is not None else None
+
+
 def _end(node: Node, start: int, end: int) -> int | None:
     """Return where rows or tiles count from, if the entity ends among them."""
     if isinstance(node, Leaf):
