@@ -85,7 +85,7 @@ def parse_instant(value: str | int | datetime) -> int:
 
 def format_instant(instant: int) -> str:
     """Return `2026-11-21T10:00:00.000000Z`."""
-    return to_datetime(instant).strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
+    return to_datetime(instant).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def now() -> int:

@@ -97,6 +97,11 @@ class LookupReader:
             if (overflows := outputs[place].overflows) is not None
         ]
 
+    @property
+    def fills_all(self) -> bool:
+        """Whether a row's values and statuses are replaced as a whole by what this look-up finds."""
+        return self._plain.together.is_all or self._slots.is_all
+
     def requests(self, rows: Rows) -> list[EntityRead | None]:
         """Return what to read for each row: None where a key is null, or bad, which is the row's error."""
         reads: list[EntityRead | None] = []
@@ -231,20 +236,20 @@ class _Slots:
         self._start = slots[0] if slots else 0
         self._end = self._start + len(slots)
         self._is_slice = slots == list(range(self._start, self._end))
-        self._is_all = self._is_slice and len(slots) == size
+        self.is_all = self._is_slice and len(slots) == size
 
     def put(self, rows: Rows, row: int, values: list[Any], status: list[str] | None = None) -> None:
         """Set a row's slots; without statuses each is told by its value."""
         if status is None:
             status = [NULL_VALUE if value is None else PRESENT for value in values]
-        if self._is_all:
+        if self.is_all:
             rows.values[row], rows.status[row] = values, status
         elif self._is_slice:
             rows.values[row][self._start : self._end] = values
             rows.status[row][self._start : self._end] = status
         else:
-            for slot, value in zip(self._slots, values, strict=True):
-                rows.put(row, slot, value)
+            for slot, value, told in zip(self._slots, values, status, strict=True):
+                rows.values[row][slot], rows.status[row][slot] = value, told
 
 
 Key = Callable[[Mapping[str, Any], Sequence[Any]], bytes | None]
@@ -311,7 +316,7 @@ class _PlainSlots:
             if (restore := _restore(s.type)) is not None
         ]
         self._pick = _picker([place for _, place, _ in own], len(places))
-        self._together = _Slots(self._slots, len(slots))
+        self.together = _Slots(self._slots, len(slots))
         self._present = [PRESENT] * len(own)
         self._unpack_present = _unpacker_of_present(lookup.set.plain)
 
@@ -337,7 +342,7 @@ class _PlainSlots:
             for number, restore in self._restores:
                 if values[number] is not None:
                     values[number] = restore(values[number])
-            self._together.put(rows, row, values, status)
+            self.together.put(rows, row, values, status)
 
     def fill_base(self, rows: Rows, row: int, base: BaseRow) -> None:
         """Set the slots from the request's base row."""
@@ -345,9 +350,7 @@ class _PlainSlots:
             rows.put(row, slot, base.values[feature])
 
     def _miss(self, rows: Rows, row: int, status: str) -> None:
-        for slot in self._slots:
-            rows.values[row][slot] = None
-            rows.status[row][slot] = status
+        self.together.put(rows, row, [None] * len(self), [status] * len(self))
 
 
 def _unpacker_of_present(fields: Sequence[Field]) -> Callable[[bytes], list[Any]]:

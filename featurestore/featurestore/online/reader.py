@@ -123,10 +123,12 @@ class VectorReader:
         self._values = [None] * len(slots)
         self._status = [NOT_FOUND] * len(slots)
         self._is_whole = len(slots) == self._width
+        self._is_one = self._base is None and len(plan.lookups) == 1 and self._levels[0][0].fills_all
         histories = [lookup.set.history for lookup in plan.lookups if lookup.set.history is not None]
         self._history = None if unbounded else min(histories, default=None)
         self._request_keys = plan.request_keys
         self._usual = set(plan.request_keys) | {f.name for f in plan.inputs}
+        self._ordered = tuple(plan.request_keys)
         self._known = set(self._usual)
         if plan.base is not None:
             self._known |= {f.name for f in plan.base.source.schema}
@@ -190,17 +192,18 @@ class VectorReader:
             if as_of is not None and (reason := self._outside(as_of, now)):
                 raise HistoryError(reason)
             times = [now if as_of is None else as_of] * size
-        prepared = Rows(
-            times,
-            list(rows),
-            [self._values[:] for _ in rows],
-            [self._status[:] for _ in rows],
-            [None] * size,
-            [None] * size,
-        )
+        if self._is_one:  # whose values and statuses take the place of these
+            values, status = [self._values[:]] * size, [self._status[:]] * size
+        else:
+            values, status = [self._values[:] for _ in rows], [self._status[:] for _ in rows]
+        prepared = Rows(times, list(rows), values, status, [None] * size, [None] * size)
         if self._base is None and not self._inputs and not isinstance(as_of, Sequence):
-            usual = self._usual
-            odd = [i for i, row in enumerate(rows) if type(row) is not dict or row.keys() != usual]
+            usual, ordered = self._usual, self._ordered
+            odd = [
+                i
+                for i, row in enumerate(rows)
+                if type(row) is not dict or (tuple(row) != ordered and row.keys() != usual)
+            ]
         else:
             odd = list(range(size))
         for i in odd:  # nothing can be wrong with the others but their keys
