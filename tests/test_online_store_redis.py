@@ -138,6 +138,30 @@ def test_reads_of_one_loop_that_share_connections_each_get_their_own(
     store.close()
 
 
+def test_a_connection_that_the_server_closed_is_not_used_again(server: EmbeddedServer, admin: Redis) -> None:
+    store = store_at(server.url)
+    put(store, b"", b"r")
+    assert store.read(G, READ) == [[b"1"]]
+    for number in range(150):  # more than redis-py's pool would open
+        if number % 50 == 0:
+            time.sleep(0.05)
+        admin.client_kill_filter(_type="normal", skipme=True)
+        assert store.read(G, READ) == [[b"1"]]
+
+
+def test_keys_and_fields_of_any_length_are_read_together(server: EmbeddedServer) -> None:
+    store = store_at(server.url)
+    keys = [b"a", b"a\r\n", b"\x00%b" * 5, b"\xff" * 300]
+    for generation in ("g", "g+"):
+        entities = [EntityWrite(key, {b"s": key, b"%s\r\n": b"2" + key}, None) for key in keys]
+        assert store.write(generation, [(7, b"", b"r", b"p", entities)]) == [True]
+    fields = [(b"s", b"x", b"%s\r\n"), (), (b"%s\r\n",), (b"s",)]
+    reads = [EntityRead(7, key, names) for names in fields for key in keys]
+    found = store.read_many([("g+", reads), ("g", reads), ("g+", reads[::-1])])
+    values = [[{b"s": key, b"%s\r\n": b"2" + key}.get(name) for name in names] for _, key, names in reads]
+    assert found == [values, values, values[::-1]]
+
+
 def test_threads_share_a_store(server: EmbeddedServer) -> None:
     store = store_at(server.url)
     won: list[bytes] = []
