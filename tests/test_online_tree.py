@@ -32,6 +32,8 @@ from strategies import HOUR, ORIGIN, SECOND, kernel_log, queries, schedules
 
 from featurestore import plans
 from featurestore.aggregates import function_names, plain_values, result_type
+from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.layout import AllFinished
 from featurestore.errors import HistoryError
 from featurestore.expressions import Expression, parse
 from featurestore.online import few, nodes, tree
@@ -104,6 +106,16 @@ def a_plan(
     )
 
 
+def each_output(finished: AllFinished, size: int) -> list[Finished]:
+    """Return each output's values and validity, of `size` entities."""
+    parts = {
+        place: (values[n * size : (n + 1) * size], found[n * size : (n + 1) * size])
+        for places, (values, found) in finished
+        for n, place in enumerate(places)
+    }
+    return [parts[place] for place in range(len(parts))]
+
+
 class Entity:
     """One entity's fields, written and read as the online store's users do, without a store."""
 
@@ -138,7 +150,7 @@ class Entity:
             for field, value in zip(self.plan.plain, packed, strict=True)
         }
         for output, finished in zip(
-            self.layout.aggregates.outputs, aggregates(self.layout, [view]), strict=True
+            self.layout.aggregates.outputs, each_output(aggregates(self.layout, [view]), 1), strict=True
         ):
             [result[output.name]] = plain_values(*finished, output.type)
         return result
@@ -291,7 +303,7 @@ def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data
         if leaf is None:
             continue
         expected = [repr(whole[column.name]) for column in made]
-        finished = many.read([leaf], [at])
+        finished = each_output(many.read([leaf], [at]), 1)
         assert expected == [repr(plain_values(*finished[i], c.type)[0]) for i, c in enumerate(made)]
         if (found := short.read(leaf, at)) is not None:
             assert expected == list(map(repr, found))
@@ -345,7 +357,7 @@ def test_many_leaves_at_once_give_what_each_gives_alone_to_the_bit(data: st.Data
             leaves.append(leaf)
     if many is None or not leaves:
         return
-    finished = many.read(leaves, [t for _, t in asked])
+    finished = each_output(many.read(leaves, [t for _, t in asked]), len(leaves))
     for number, (entity, t) in enumerate(asked):
         whole = entity.read(t)
         for i, column in enumerate(made):
@@ -381,7 +393,7 @@ def test_so_many_rows_at_once_that_sums_come_from_prefixes_are_exact_too() -> No
         leaves.append(leaf)
     assert many is not None
     assert short is not None
-    finished = many.read(leaves, [t] * len(leaves))
+    finished = each_output(many.read(leaves, [t] * len(leaves)), len(leaves))
     columns = [plain_values(*finished[i], column.type) for i, column in enumerate(made)]
     assert [list(row) for row in zip(*columns, strict=True)] == [short.read(leaf, t) for leaf in leaves]
 

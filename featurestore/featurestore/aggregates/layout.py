@@ -14,6 +14,9 @@ from featurestore.aggregates.states import State
 from featurestore.plans import AggregateColumn, Input, Window
 from featurestore.types import DataType
 
+AllFinished = list[tuple[list[int], Finished]]
+"""Places of outputs that differ in their windows only; their values and validity, output after output."""
+
 
 @dataclass(frozen=True)
 class StateUse:
@@ -99,30 +102,24 @@ class Layout:
             for output in self.outputs
         ]
 
-    def finish_all(self, states: Sequence[Partial], instants: Array) -> list[Finished]:
+    def finish_all(self, states: Sequence[Partial], instants: Array) -> AllFinished:
         """Return what `finish` would of each use's states at all windows, window by window.
 
-        A function of several windows is finished once for all of them.
+        A function of several windows is finished once for all of them: the places of its outputs, and their
+        values and validity, those of one output after those of another.
         """
         size = len(instants)
-        finished: list[Finished] = [(instants, instants)] * len(self.outputs)
         tiled = np.tile(instants, len(self.windows))
+        finished = []
         for output, places in self._alike:
             windows = [self.outputs[place].window for place in places]
             if windows == list(range(len(self.windows))):
-                index: slice | Array = slice(None)
-            elif len(windows) == 1:
-                index = slice(windows[0] * size, (windows[0] + 1) * size)
+                needed = [states[use] for use in output.uses]
             else:
                 index = np.concatenate([np.arange(w * size, (w + 1) * size) for w in windows])
-            values, found = output.function.finish(
-                [take(states[use], index) for use in output.uses],
-                output.told,
-                tiled[: len(windows) * size],
-            )
-            for number, place in enumerate(places):
-                part = slice(number * size, (number + 1) * size)
-                finished[place] = values[part], found[part]
+                needed = [take(states[use], index) for use in output.uses]
+            found = output.function.finish(needed, output.told, tiled[: len(windows) * size])
+            finished.append((places, found))
         return finished
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from featurestore.aggregates import plain_values
-from featurestore.aggregates.functions import Finished
+from featurestore.aggregates.layout import AllFinished
 from featurestore.contracts import EntityRead
 from featurestore.errors import HistoryError
 from featurestore.keys import key_encoder, shard_of
@@ -80,9 +80,10 @@ class LookupReader:
         own = sorted(
             (slots[s.output], aggregated[s.feature], s) for s in lookup.features if s.feature in aggregated
         )
-        self._aggregated = [(place, s.type) for _, place, s in own]
+        self._aggregated = places = [place for _, place, _ in own]
+        self._kinds = {place: s.type for _, place, s in own}
+        self._outputs = self.layout.aggregates.outputs
         self._slots = _Slots([slot for slot, _, _ in own], len(slots))
-        places = [place for place, _ in self._aggregated]
         self._usual = UsualLeaf(self.layout, places, bool(self._plain))
         self._few: FewRows | None = None
         self._many: ManyRows | None = None
@@ -90,12 +91,6 @@ class LookupReader:
             self._few = FewRows.of(self.layout, places)
             self._many = ManyRows.of(self.layout)
         self._is_short = self._few is not None or self._many is not None
-        outputs = self.layout.aggregates.outputs
-        self._overflows = [
-            (place, overflows)
-            for place, _ in self._aggregated
-            if (overflows := outputs[place].overflows) is not None
-        ]
 
     @property
     def fills_all(self) -> bool:
@@ -211,12 +206,28 @@ class LookupReader:
                 newest.append((row, (leaf.last, leaf.newest)))
         return overflows
 
-    def _fill_finished(self, rows: Rows, places: Sequence[int], finished: Sequence[Finished]) -> int:
+    def _fill_finished(self, rows: Rows, numbers: Sequence[int], finished: AllFinished) -> int:
         """Set the aggregates of rows (by number); return how many of them overflowed."""
-        columns = [plain_values(*finished[place], kind) for place, kind in self._aggregated]
-        for row, values in zip(places, zip(*columns, strict=True), strict=True):
-            self._slots.put(rows, row, list(values))
-        return sum(int(overflows(finished[place]).sum()) for place, overflows in self._overflows)
+        size = len(numbers)
+        columns: dict[int, list[Any]] = {}
+        count = 0
+        for places, (values, found) in finished:
+            wanted = [
+                (place, n * size, (n + 1) * size) for n, place in enumerate(places) if place in self._kinds
+            ]
+            if not wanted:
+                continue
+            items = plain_values(values, found, self._kinds[wanted[0][0]])
+            for place, start, end in wanted:
+                columns[place] = items[start:end]
+            overflows = self._outputs[wanted[0][0]].overflows
+            if overflows is not None and (over := overflows((values, found))).any():
+                for place, start, end in wanted:
+                    count += self._aggregated.count(place) * int(over[start:end].sum())
+        ordered = [columns[place] for place in self._aggregated]
+        for row, own in zip(numbers, zip(*ordered, strict=True), strict=True):
+            self._slots.put(rows, row, list(own))
+        return count
 
 
 class _Short(NamedTuple):

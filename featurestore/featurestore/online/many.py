@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from featurestore.aggregates.arrays import Array
-from featurestore.aggregates.functions import Finished
 from featurestore.aggregates.inputs import RowParts
-from featurestore.aggregates.layout import Values
+from featurestore.aggregates.layout import AllFinished, Values
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import PackedLeaf
 
@@ -34,8 +33,8 @@ class ManyRows:
         is_plain = not (layout.has_deleted or parts.conditions or parts.categories)
         return ManyRows(layout) if is_plain and "object" not in parts.dtypes() else None
 
-    def read(self, leaves: Sequence[PackedLeaf], instants: Sequence[int]) -> list[Finished]:
-        """Return each output's values and validity, one per leaf, at its instant.
+    def read(self, leaves: Sequence[PackedLeaf], instants: Sequence[int]) -> AllFinished:
+        """Return the outputs' values and validity, one per leaf, at its instant.
 
         Each leaf has rows, and each column of it a value in every row.
         """

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurestore.aggregates.arrays import Partial, put
-from featurestore.aggregates.functions import Finished
-from featurestore.aggregates.layout import Values
+from featurestore.aggregates.layout import AllFinished, Values
 from featurestore.errors import HistoryError, OperatorError
 from featurestore.instants import format_instant
 from featurestore.online import nodes
@@ -268,8 +267,8 @@ class _Pool:
         return start
 
 
-def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finished]:
-    """Return each aggregate's values and validity, one per view, at the views' instants."""
+def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> AllFinished:
+    """Return the aggregates' values and validity, one per view, at the views' instants."""
     plan = layout.aggregates
     count = len(views)
     leaves, directories = _Pool([], {}), _Pool([], {})
@@ -287,15 +286,16 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> list[Finish
     is_whole = len(segments) == len(starts) - 1 and bool((np.diff(starts) == 1).all())
     inputs = _inputs(layout, leaves)
     tiles = nodes.join_directories([n for n in directories.nodes if isinstance(n, Directory)])
+    rows, others = np.flatnonzero(of_leaf), np.flatnonzero(~of_leaf)
+    (low_row, high_row), (low_tile, high_tile) = (low[rows], high[rows]), (low[others], high[others])
     cache: list[Partial] = []
     for number, use in enumerate(plan.uses):
         parts = use.state.empty(len(segments))
-        if of_leaf.any():
+        if len(rows):
             values = inputs[use.input]
-            states = values.reduce(use.state, values.rank(low[of_leaf]), values.rank(high[of_leaf]))
-            put(parts, of_leaf, states)
-        if tiles and not of_leaf.all():
-            put(parts, ~of_leaf, use.state.combine(tiles[number], low[~of_leaf], high[~of_leaf]))
+            put(parts, rows, values.reduce(use.state, values.rank(low_row), values.rank(high_row)))
+        if len(others):
+            put(parts, others, use.state.combine(tiles[number], low_tile, high_tile))
         if is_whole:
             cache.append(parts)
         else:
