@@ -506,21 +506,8 @@ class KafkaReader:
                     noted.append((offset, epoch))
 
     def _batch(self, messages: Sequence[Message]) -> RecordBatch | None:
-        start, position = self._next, self._next
-        records = []
-        for message in messages:
-            error = message.error()
-            offset = message.offset()
-            if error is None and offset is not None:
-                kind, milliseconds = message.timestamp()
-                moment = milliseconds * 1000 if kind else None
-                records.append(Record(offset, moment, message.key(), message.value()))
-                position = offset + 1
-            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
-                position = max(position, offset or 0)
-            else:
-                self._pending = error
-                break
+        start = self._next
+        position, records = self._records(messages)
         now = time.monotonic()
         if self._pending is None or records:
             self._alive = now
@@ -535,6 +522,29 @@ class KafkaReader:
                 raise
         self._next = position
         return RecordBatch(self.partition, records, position)
+
+    def _records(self, messages: Sequence[Message]) -> tuple[int, list[Record]]:
+        """Return where reading goes on after the messages, up to the first that is trouble, and records."""
+        position = self._next
+        errors = list(map(Message.error, messages))
+        if [error for error in errors if error is not None]:
+            good = []
+            for message, error in zip(messages, errors, strict=True):
+                if error is None:
+                    good.append(message)
+                    position = (message.offset() or 0) + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    position = max(position, message.offset() or 0)
+                else:
+                    self._pending = error
+                    break
+            messages = good
+        elif messages:
+            position = (messages[-1].offset() or 0) + 1
+        times = [ms * 1000 if kind else None for kind, ms in map(Message.timestamp, messages)]
+        offsets, keys = map(Message.offset, messages), map(Message.key, messages)
+        columns: Any = zip(offsets, times, keys, map(Message.value, messages), strict=True)
+        return position, list(map(Record._make, columns))
 
     def _verify(self, max_age: float = 0.0) -> None:
         """Raise OperatorError when the topic is no longer the one that the partition's name tells.

@@ -74,8 +74,9 @@ class Progress:
 
     def read(self, batch: RecordBatch) -> int:
         """Note that a batch is in flight; return its bytes."""
-        size = sum(len(record.value or b"") for record in batch.records)
-        oldest = min((r.time for r in batch.records if r.time is not None), default=instants.now())
+        size = sum(map(len, filter(None, [record.value for record in batch.records])))
+        times = [record.time for record in batch.records if record.time is not None]
+        oldest = min(times, default=instants.now())
         with self._lock:
             part = self._partitions[batch.partition]
             part.reached = batch.next_sequence

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,13 +22,16 @@ from featurestore.online import nodes, tree
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import Leaf
 from featurestore.plans import BEGINNING
+from featurestore.rows.compiling import has_compiler
 
 Piece: TypeAlias = Any
 """Part of a column: bytes, or a list where values are objects."""
 
 
-@dataclass(frozen=True)
-class Root:
+_MANY = 64  # entities from which on the compiled kernel pays, which is imported for them
+
+
+class Root(NamedTuple):
     """A root that was written: its bytes, and an instant that no row of the entity is after."""
 
     data: bytes
@@ -62,6 +65,14 @@ def grow(
     """
     if layout.has_deleted:
         return [None] * len(roots)
+    if len(roots) >= _MANY and has_compiler() and "object" not in layout.parts.dtypes():
+        from featurestore.online.leaf_kernel import grow_all
+
+        replaces = layout.plan.source.on_duplicate == "replace"
+        made = grow_all(
+            roots, rows, starts, floors, has_plain=layout.has_plain, replaces=replaces, limit=tree.LEAF_ROWS
+        )
+        return [Root(*each) if each[0] else None for each in zip(*made, strict=True)]
     shape = _Shape(layout)
     first, sizes = rows.times[starts[:-1]].tolist(), np.diff(starts).tolist()
     heads = [shape.head(*each) for each in zip(roots, first, sizes, strict=True)]
