@@ -66,6 +66,7 @@ features: [spend.*]
 def throughput(bench: Bench) -> Iterator[Row]:
     """Compare how many events per second one worker applies with storey's rate, in memory."""
     count = bench.size(EVENTS, 20_000)
+    isolated("benchmarks.streaming:compile_once")
     storey, rate = bench.peer("storey"), None
     if storey is not None:
         events = bench.size(STOREY_EVENTS, 2_000)
@@ -85,6 +86,13 @@ def throughput(bench: Bench) -> Iterator[Row]:
         yield at_least(6, work, ours, "events/s", "storey, in memory", rate, 25, peak_memory=memory)
 
 
+def compile_once() -> None:
+    """Compile what a machine compiles once, with its first stream, and then has on the disk."""
+    from featurestore.online.leaves import kernel
+
+    kernel().result()
+
+
 def caught_up(events: int, skew: str, entities: int = ENTITIES, windows: int = len(WINDOWS)) -> Any:
     """Return what a stream took for a topic of events, in a process of its own."""
     with servers() as (kafka, redis), tempfile.TemporaryDirectory() as folder:
@@ -100,6 +108,7 @@ def caught_up(events: int, skew: str, entities: int = ENTITIES, windows: int = l
 def freshness(bench: Bench) -> Iterator[Row]:
     """Measure how long after a push begins its event is part of what a reader is answered."""
     seconds = max(3.0, FRESH_SECONDS * min(bench.scale, 1.0))
+    isolated("benchmarks.streaming:compile_once")
     taken = fresh(RATE, seconds)
     work = f"push until servable at {RATE:,} events/s"
     for share, limit in ((0.5, 50), (0.99, 250)):

@@ -36,6 +36,7 @@ def test_a_root_that_grows_with_others_is_the_root_that_grows_alone(data: st.Dat
     )
     limit = data.draw(st.sampled_from([1, 3, 8, 512]))
     is_compiled = data.draw(st.booleans())
+    leaves.kernel().result()
     alone: list[Entity] = []
     schedule: list[list[list[dict[str, Any]]]] = []
     for _ in range(data.draw(st.integers(1, 4))):

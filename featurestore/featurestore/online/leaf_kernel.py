@@ -1,4 +1,4 @@
-"""Leaves that grow, compiled: what `leaves.grow` does for columns of eight bytes, without the interpreter's lock.
+"""Leaves that grow, compiled: what `leaves.grow` does for columns of numbers, without the interpreter's lock.
 
 The bytes of a leaf are read and written here as `nodes.leaf_bytes` has them. Imported where it is used alone,
 for numba takes half a second to import; what is compiled is kept on the disk where that can be written.
@@ -6,12 +6,14 @@ for numba takes half a second to import; what is compiled is kept on the disk wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from featurestore.aggregates.arrays import Array
+from featurestore.aggregates.inputs import RowParts
 from featurestore.online.layout import FORMAT
 from featurestore.online.nodes import Leaf
 from featurestore.plans import BEGINNING
@@ -39,7 +41,14 @@ def grow_all(
     stored = [root or b"" for root in roots]
     fixed = [rows.times, rows.ingest, rows.hashes]
     fixed += [column for column in (rows.order, rows.ids) if column is not None]
-    shape = [rows.order is not None, rows.ids is not None, has_plain, replaces, len(rows.parts.columns), limit]
+    shape = [
+        rows.order is not None,
+        rows.ids is not None,
+        has_plain,
+        replaces,
+        len(rows.parts.columns),
+        limit,
+    ]
     fixed += [values for values, _ in rows.parts.columns]
     flags = [*(valid for _, valid in rows.parts.columns), *rows.parts.conditions]
     categories = rows.parts.categories
@@ -47,7 +56,9 @@ def grow_all(
     text = b"".join(filter(None, plain))
     begins = np.cumsum([0, *map(len, stored)])
     new = len(rows) * (8 * len(fixed) + 2 * len(categories) + _HEADER)
-    most = limit + (limit // 8 + 1) * len(flags) + 2 * _HEADER * (len(fixed) + len(flags) + len(categories) + 8)
+    most = (
+        limit + (limit // 8 + 1) * len(flags) + 2 * _HEADER * (len(fixed) + len(flags) + len(categories) + 8)
+    )
     out = np.empty(int(begins[-1]) + len(text) + new + most * len(roots), np.uint8)
     ends, newest = np.zeros(len(roots) + 1, np.int64), np.zeros(len(roots), np.int64)
     _grow_all(
@@ -60,9 +71,17 @@ def grow_all(
         np.array([item is not None for item in plain], np.bool_),
         np.array(shape, np.int64), np.array(floors or (), np.int64), out, ends, newest,
     )  # fmt: skip
-    places, view = ends.tolist(), memoryview(out)
-    made = [view[low:high].tobytes() for low, high in zip(places[:-1], places[1:], strict=True)]
+    places, view = ends.tolist(), out.data
+    made = [view[low:high].tobytes() for low, high in pairwise(places)]
     return made, newest.tolist()
+
+
+def ready() -> Callable[..., tuple[list[bytes], list[int]]]:
+    """Return `grow_all`, compiled."""
+    none = np.zeros(0, "<i8")
+    rows = Leaf(none, none, none, None, None, RowParts((), (), ()), [])
+    grow_all([], rows, np.zeros(1, np.int64), None, has_plain=False, replaces=False, limit=1)
+    return grow_all
 
 
 @compiled
@@ -347,7 +366,9 @@ def _grow_all(
                         other = source[rival]
                         if other == _DROPPED:
                             continue
-                        its = _word(data, columns[number] + 8 * other) if other >= 0 else fixed[number, ~other]
+                        its = (
+                            _word(data, columns[number] + 8 * other) if other >= 0 else fixed[number, ~other]
+                        )
                         stands &= its != mine
                     if not stands:
                         source[place] = _DROPPED

@@ -3,14 +3,16 @@
 `tree.Update` decodes, sorts and encodes one entity; for a handful of rows that costs more than the rows.
 Here only the tail of a leaf, from its first new row's time on, is decoded; the tails and new rows of all
 entities are sorted together, and what comes before a tail is copied as the bytes that it is. The result is
-the same to the byte (tests/test_online_leaves.py).
+the same to the byte (tests/test_online_leaves.py). Where values are numbers, a compiled kernel does it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,6 +26,7 @@ from featurestore.online.nodes import Leaf
 from featurestore.plans import BEGINNING
 from featurestore.rows.compiling import has_compiler
 
+Kernel: TypeAlias = Callable[..., tuple[list[bytes], list[int]]]
 Piece: TypeAlias = Any
 """Part of a column: bytes, or a list where values are objects."""
 
@@ -65,12 +68,10 @@ def grow(
     """
     if layout.has_deleted:
         return [None] * len(roots)
-    if len(roots) >= _MANY and has_compiler() and "object" not in layout.parts.dtypes():
-        from featurestore.online.leaf_kernel import grow_all
-
+    if len(roots) >= _MANY and has_compiler() and "object" not in layout.parts.dtypes() and kernel().done():
         replaces = layout.plan.source.on_duplicate == "replace"
-        made = grow_all(
-            roots, rows, starts, floors, has_plain=layout.has_plain, replaces=replaces, limit=tree.LEAF_ROWS
+        made = kernel().result()(
+            roots, rows, starts, floors, has_plain=layout.has_plain, replaces=replaces, limit=tree.leaf_rows()
         )
         return [Root(*each) if each[0] else None for each in zip(*made, strict=True)]
     shape = _Shape(layout)
@@ -83,6 +84,24 @@ def grow(
         None if head is None else shape.root(buffers, head, low, high, floors)
         for head, low, high in zip(heads, ends[:-1], ends[1:], strict=True)
     ]
+
+
+@cache
+def kernel() -> Future[Kernel]:
+    """Return the compiled kernel to come: some seconds, of which the disk spares a machine all but the first.
+
+    Rows do not wait for it.
+    """
+    threads = ThreadPoolExecutor(1, "compile")
+    coming = threads.submit(_load_kernel)
+    threads.shutdown(wait=False)
+    return coming
+
+
+def _load_kernel() -> Kernel:
+    from featurestore.online.leaf_kernel import ready
+
+    return ready()
 
 
 @dataclass

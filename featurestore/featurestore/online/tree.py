@@ -210,6 +210,11 @@ class Update:
                 self._forget(level + 1, child)
 
 
+def leaf_rows() -> int:
+    """Return the most rows that a leaf has."""
+    return LEAF_ROWS
+
+
 def is_leaf(rows: int) -> bool:
     """Tell whether so many rows are few enough for a leaf."""
     return rows <= LEAF_ROWS
