@@ -34,6 +34,7 @@ class Catalog:
         self._compiled: dict[tuple[str, str, str], CompiledProject] = {}
         self._versions: dict[tuple[str, str, str], Version] = {}
         self._serving: dict[tuple[str, str], tuple[float, str]] = {}
+        self._pushed: dict[str, tuple[float, SourcePlan]] = {}
 
     def feature_set(self, reference: str) -> SetPlan:
         """Return the plan of a feature set: `name`, `name@tag` or `name@fingerprint`."""
@@ -123,6 +124,23 @@ class Catalog:
         version = self._resolve("Source", name)
         return self._compile(version).sources[version.name]
 
+    def pushed(self, name: str) -> SourcePlan:
+        """Return the plan of a source that events are pushed to, as it was SERVING_SECONDS ago at most.
+
+        While the registry cannot be reached it is the one that was known.
+        """
+        known = self._pushed.get(name)
+        if known is not None and time.monotonic() - known[0] < SERVING_SECONDS:
+            return known[1]
+        try:
+            plan = self.source(name)
+        except OperatorError:
+            if known is None:
+                raise
+            plan = known[1]
+        self._pushed[name] = (time.monotonic(), plan)
+        return plan
+
     def serving(self, plan: SetPlan) -> str:
         """Return the generation that serves a set's version now. Raises OperatorError where none does."""
         key = (plan.name, plan.state_fingerprint)
@@ -155,8 +173,9 @@ class Catalog:
         return found.id
 
     def forget(self) -> None:
-        """Ask the registry anew for what serves."""
+        """Ask the registry anew for what serves, and what events are checked by."""
         self._serving.clear()
+        self._pushed.clear()
 
     def _resolve(self, kind: str, reference: str) -> Version:
         name, _, pointer = reference.partition("@")

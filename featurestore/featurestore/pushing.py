@@ -30,7 +30,6 @@ from featurestore.online.requests import cast_row
 from featurestore.online.writer import decode_positions
 from featurestore.plans import SetPlan, SourcePlan
 from featurestore.rows.avro_writing import encode, is_avro
-from featurestore.rows.identity import event_id
 from featurestore.steps.rows import compile_each
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class PushReport:
 
 def push(store: FeatureStore, source: str, events: Any, wait: float | None) -> PushReport:
     """Append the events that the source's schema admits; see `FeatureStore.push`."""
-    plan = store.catalog.source(source)
+    plan = store.catalog.pushed(source)
     stream = store.environment.stream(plan)
     begin_before_push(store.environment, plan)
     report = PushReport()
@@ -201,10 +200,8 @@ def admit_one(plan: SourcePlan, payload: bytes) -> dict[str, Any]:
     if t > now + plan.future:
         ahead = instants.format_duration(plan.future)
         raise Refused("future", f"{plan.event_time} is more than {ahead} ahead")
-    if plan.event_id:
-        kinds = {f.name: f.type for f in plan.schema}
-        if event_id([row[name] for name in plan.event_id], [kinds[name] for name in plan.event_id]) is None:
-            raise Refused("null_event_id", f"{', '.join(plan.event_id)} is null")
+    if any(row[name] is None for name in plan.event_id):
+        raise Refused("null_event_id", f"{', '.join(plan.event_id)} is null")
     return row
 
 

@@ -148,9 +148,13 @@ def _date(value: Any, kind: DataType, _: str | None) -> int:
 
 def _timestamp(value: Any, kind: DataType, zone: str | None) -> int:
     if isinstance(value, str):
-        if not _INSTANT.match(value.strip()):
+        text = value.strip()
+        found = _INSTANT.match(text)
+        if found is None:
             raise _refuse(value, kind)
-        value = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value.strip()))
+        if len(found[3] or "") > 7:
+            text = re.sub(r"(\.\d{6})\d+", r"\1", text)
+        value = datetime.fromisoformat(text)
     if not isinstance(value, datetime):
         raise _refuse(value, kind)
     if value.tzinfo is None:
