@@ -30,8 +30,7 @@ class EntityRead(NamedTuple):
     fields: tuple[bytes, ...]
 
 
-@dataclass(frozen=True)
-class EntityWrite:
+class EntityWrite(NamedTuple):
     """Fields of one entity's hash to set, or with None to delete, and its expiry from now.
 
     `existed` is whether it was there when it was read, None where nobody looked. `newest` is the ingest time

@@ -102,7 +102,7 @@ def entity_batch(layout: OnlineLayout, frame: pl.DataFrame) -> EntityBatch:
         deleted=_flags(frame) if layout.has_deleted else None,
     )
     return EntityBatch(
-        keys.gather(starts).to_list(),
+        keys[starts].to_list(),
         frame[plans.SHARD].to_numpy()[starts],
         np.append(starts, frame.height),
         rows,
@@ -116,8 +116,8 @@ def _codes(names: pl.Series) -> tuple[list[str], Array]:
     """Return the distinct names, and of each row which of them it has."""
     if len(names) and names.null_count() == 0 and (names == names[0]).all():
         return [names[0]], np.zeros(len(names), np.int64)
-    distinct = names.unique().to_list()
-    return distinct, names.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64).to_numpy()
+    codes = names.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode("encode")
+    return codes.dictionary.to_pylist(), codes.indices.to_numpy()
 
 
 def row_features(layout: OnlineLayout, frame: pl.DataFrame) -> list[bytes | None]:

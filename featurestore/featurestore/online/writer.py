@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -88,8 +88,12 @@ def encode_positions(positions: Mapping[str, int]) -> bytes:
     return msgspec.msgpack.encode(dict(positions))
 
 
+@lru_cache(1024)
 def decode_positions(data: bytes) -> Positions:
-    """Return a shard's positions; none where nothing was written."""
+    """Return a shard's positions, which nobody changes; none where nothing was written.
+
+    Shards have few different ones, and each batch reads and writes hundreds of shards.
+    """
     return msgspec.msgpack.decode(data, type=Positions) if data else {}
 
 
@@ -348,6 +352,8 @@ class OnlineWriter:
         fresh, sizes = _fresh(batch, shards, known)
         changed = self._changes(batch, shards, stored, fresh, sizes, floors, now)
         writes, counts, lost = [], [], []
+        revision = _revision()
+        raised: dict[bytes, tuple[Positions, bytes]] = {}  # by the positions that a shard has
         for shard, entities in shards.items():
             found = [changed[entity] for entity in entities if entity in changed]
             changes = [change for change in found if change is not None]
@@ -357,11 +363,13 @@ class OnlineWriter:
             rows = sum(sizes[entity] for entity in entities)
             every = int(batch.starts[entities[-1] + 1] - batch.starts[entities[0]])
             count = Applied(rows, every - rows, len(changes))
-            raised = _raised(known[shard], positions)
-            if changes or raised != known[shard]:
-                writes.append(
-                    (shard, stored[shard][0].revision, _revision(), encode_positions(raised), changes)
-                )
+            state = stored[shard][0]
+            if state.positions not in raised:
+                ends = _raised(known[shard], positions)
+                raised[state.positions] = ends, encode_positions(ends)
+            ends, encoded = raised[state.positions]
+            if changes or ends != known[shard]:
+                writes.append((shard, state.revision, revision, encoded, changes))
                 counts.append(count)
             else:
                 applied.duplicates += count.duplicates
@@ -385,7 +393,7 @@ class OnlineWriter:
 
     def _compared(self, shard: int, state: ShardState, seen: Positions) -> Positions:
         known = decode_positions(state.positions)
-        if any(known.get(name, 0) < end for name, end in seen.items()):
+        if known is not seen and any(known.get(name, 0) < end for name, end in seen.items()):
             raise StoreWentBack(
                 f"Shard {shard} of '{self._layout.plan.name}' has lost writes that it had acknowledged.",
                 hint="They are read again from the source; check the store's persistence (appendfsync).",

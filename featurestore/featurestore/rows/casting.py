@@ -36,6 +36,7 @@ from featurestore import json_documents
 from featurestore.errors import SpecError
 from featurestore.instants import ALWAYS, DAY, LAST, SECOND
 from featurestore.rows import iso, nulls, zones
+from featurestore.rows.hashing import text_buffers
 from featurestore.rows.nulls import filled
 from featurestore.types import DataType
 
@@ -88,12 +89,26 @@ def cast(series: pl.Series, kind: DataType, context: Context) -> Cast:
     ):
         return Cast(series)
     if series.dtype == pl.String and kind.name not in ("string", "binary"):
-        text = series.str.strip_chars()
-        series = text.set(text.str.len_bytes() == 0, None)
+        if _may_be_padded(series):
+            text = series.str.strip_chars()
+            series = text.set(text.str.len_bytes() == 0, None)
         if series.null_count() == len(series):
             return cast(series, kind, context)
     name = "integer" if kind.is_integer else "float" if kind.is_float else kind.name
     return _CASTS[name](series, kind, context)
+
+
+def _may_be_padded(series: pl.Series) -> bool:
+    """Tell whether some text may have space around it, or nothing else: all that is ASCII tells no."""
+    offsets, data = text_buffers(series)
+    begins, ends = offsets[:-1], offsets[1:]
+    if series.null_count():
+        there = series.is_not_null().to_numpy()
+        begins, ends = begins[there], ends[there]
+    if (begins == ends).any():
+        return True
+    edges = np.concatenate([data[begins], data[ends - 1]])
+    return bool(((edges <= ord(" ")) | (edges >= 0x80)).any())
 
 
 def _mismatch(series: pl.Series, kind: DataType, context: Context, hint: str | None = None) -> SpecError:

@@ -17,6 +17,7 @@ REASON = "__reason"
 _ROW = "__row"
 _FAILED = "__failed"
 _NUMBER = "__number"
+_REASONS = {_ROW: pl.UInt32, REASON: pl.String}
 _ITEM = "__item"  # which item of which: text that sorts in the order of the items
 
 
@@ -30,14 +31,17 @@ def run(
     Of an exploded row all items are kept, or none; each has an own `__row_hash` and `__event_id`.
     `checks`, where given, has added to it, by the name of each check, how many rows that found wrong.
     """
-    work = _Work(frame, {} if checks is None else checks)
-    for op in plan.ops:
-        work.do(op)
-    done, reasons = work.finish()
+    if plan.ops:
+        work = _Work(frame, {} if checks is None else checks)
+        for op in plan.ops:
+            work.do(op)
+        done, reasons = work.finish()
+    else:
+        done, reasons = frame, pl.DataFrame(schema=_REASONS)
     known = [field.name for field in plan.columns]
-    kept = done.select(*known, *(name for name in done.columns if name not in known))
+    kept = done[[*known, *(name for name in done.columns if name not in known)]]
     rejected = frame[reasons[_ROW].to_list()] if reasons.height else frame.clear()
-    return kept, rejected.with_columns(reasons[REASON].rename(REASON))
+    return kept, rejected.hstack([reasons[REASON]])
 
 
 class _Work:
@@ -68,16 +72,15 @@ class _Work:
     def finish(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the rows kept, and the numbers and reasons of those rejected, in order."""
         done = self._collect()
-        schema = {_ROW: pl.UInt32, REASON: pl.String}
         if not self._out:
-            reasons = pl.DataFrame(schema=schema)
+            reasons = pl.DataFrame(schema=_REASONS)
         elif self._explodes:
             ordered = pl.concat(self._out, how="diagonal").sort(_ROW, _ITEM, nulls_last=False)
             reasons = ordered.unique(_ROW, keep="first", maintain_order=True).select(_ROW, REASON)
             done = done.filter(~pl.col(_ROW).is_in(reasons[_ROW].implode()))
         else:
             reasons = pl.concat(self._out).sort(_ROW)
-        return done.drop(_ROW, REASON, _ITEM, strict=False), reasons
+        return done[[name for name in done.columns if name not in (_ROW, REASON, _ITEM)]], reasons
 
     def _lowered(self, op: Assign | Filter) -> None:
         rejected = rejects(op.expression)
