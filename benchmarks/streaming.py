@@ -35,6 +35,8 @@ CHECKED = 100
 RATE = 10_000
 PUSH_EVENTS = 100
 PROBES_PER_SECOND = 20
+WARM = 20
+"""Probes before those that are counted: a process that serves has its connections and its code."""
 FRESH_SECONDS = 30.0
 TOPIC = "payments"
 
@@ -278,7 +280,7 @@ def fresh(rate: int, seconds: float) -> dict[str, Any]:
             isolated("benchmarks.streaming:probe", folder=folder, seconds=1.0)  # until the stream is there
             code = "from benchmarks.streaming import push_steadily; import sys, json;"
             code += "push_steadily(**json.loads(sys.argv[1]))"
-            told = json.dumps({"folder": folder, "rate": rate, "seconds": seconds + 8})
+            told = json.dumps({"folder": folder, "rate": rate, "seconds": seconds + 10})
             command = [sys.executable, "-c", code, told]
             pusher = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             time.sleep(5.0)
@@ -324,16 +326,11 @@ def probe(folder: str, seconds: float) -> list[float]:
     """Return how many milliseconds each pushed event took until the vector of its entity had it."""
     from featurestore import FeatureStore
 
-    taken = []
     with FeatureStore(folder) as store:
         vector = store.vector("risk")
         start = time.time_ns() // 1000
-        began = time.monotonic()
-        number = 0
-        while time.monotonic() - began < seconds:
-            time.sleep(max(0.0, began + number / PROBES_PER_SECOND - time.monotonic()))
-            customer = start + number
-            number += 1
+
+        def wait_for(customer: int) -> float:
             pushed = time.perf_counter()
             at = datetime.now(UTC).isoformat()
             event = {"id": f"probe-{customer}", "customer": customer, "at": at, "amount": 1.0}
@@ -342,5 +339,13 @@ def probe(folder: str, seconds: float) -> list[float]:
                 if time.perf_counter() - pushed > 60:
                     raise RuntimeError("a pushed event does not become servable")
                 time.sleep(0.001)
-            taken.append(1000 * (time.perf_counter() - pushed))
+            return 1000 * (time.perf_counter() - pushed)
+
+        for number in range(WARM):
+            wait_for(start - number)
+        began = time.monotonic()
+        taken: list[float] = []
+        while time.monotonic() - began < seconds:
+            time.sleep(max(0.0, began + len(taken) / PROBES_PER_SECOND - time.monotonic()))
+            taken.append(wait_for(start + 1 + len(taken)))
     return taken

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
+from unittest import mock
 
 import pytest
 from payments_project import SPECS, START, make_project, open_project, payment
 
-from featurestore import FeatureStore
+from featurestore import FeatureStore, catalog
 from featurestore.errors import OperatorError, PushInterrupted
 from featurestore.streaming import drain
 
@@ -50,6 +51,33 @@ def test_what_the_door_would_refuse_is_refused_with_its_reason(tmp_path):
             (5, "future"),
             (6, "null_event_id"),
         ]
+
+
+def test_what_has_just_been_applied_here_is_what_the_next_push_goes_by(tmp_path):
+    with open_project(tmp_path) as store:
+        assert store.push("payments", [payment(1, amount=1.5)]).refused == []
+        make_project(tmp_path, SPECS.replace("amount: float64", "amount: int64"))
+        store.apply()
+        [refused] = store.push("payments", [payment(2, amount=1.5)]).refused
+        assert refused["code"] == "bad_type"
+
+
+def test_what_another_process_has_applied_is_heard_of_after_a_while(tmp_path):
+    with open_project(tmp_path) as store, FeatureStore(tmp_path) as other:
+        store.push("payments", [payment(1, amount=1.5)])
+        make_project(tmp_path, SPECS.replace("amount: float64", "amount: int64"))
+        other.apply()
+        with mock.patch.object(catalog, "SERVING_SECONDS", 0.0):
+            [refused] = store.push("payments", [payment(2, amount=1.5)]).refused
+        assert refused["code"] == "bad_type"
+
+
+def test_a_push_goes_on_while_the_registry_is_away(tmp_path):
+    with open_project(tmp_path) as store:
+        store.push("payments", [payment(1)])
+        away = mock.patch.object(store.catalog, "source", side_effect=OperatorError("The registry is away."))
+        with away, mock.patch.object(catalog, "SERVING_SECONDS", 0.0):
+            assert len(store.push("payments", [payment(2)]).accepted) == 1
 
 
 def test_with_wait_events_are_servable_although_no_worker_runs(tmp_path):

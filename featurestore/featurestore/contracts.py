@@ -30,7 +30,8 @@ class EntityRead(NamedTuple):
     fields: tuple[bytes, ...]
 
 
-class EntityWrite(NamedTuple):
+@dataclass(frozen=True)
+class EntityWrite:
     """Fields of one entity's hash to set, or with None to delete, and its expiry from now.
 
     `existed` is whether it was there when it was read, None where nobody looked. `newest` is the ingest time
