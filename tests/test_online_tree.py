@@ -127,9 +127,8 @@ class Entity:
     def apply(self, rows: Sequence[Mapping[str, Any]], now: int | None = None) -> None:
         """Apply one micro-batch; with `now`, what is older than the history is pruned."""
         leaf = self.leaf(rows)
-        names = self.layout.write_fields(leaf.times)
         floors = None if now is None else self.layout.floors(now)
-        update = tree.Update(self.layout, {n: self.fields.get(n) for n in names}, floors, self._fetch)
+        update = tree.Update(self.layout, dict(self.fields), floors, self._fetch)
         for name, data in update.apply(leaf).items():
             if data is None:
                 self.fields.pop(name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,4 +78,8 @@ class PartsPlan:
 
     def dtypes(self) -> list[str]:
         """Return the carriers of the value columns."""
+        return self._dtypes
+
+    @cached_property
+    def _dtypes(self) -> list[str]:
         return [carrier(kind) for _, kind in self.columns]

@@ -96,14 +96,13 @@ class OnlineLayout:
         names = {node_name(level, edge >> bits) for edge in edges for level, bits in enumerate(self.bits)}
         return (ROOT, *names)
 
-    def write_fields(self, times: Array) -> tuple[bytes, ...]:
-        """Return the fields that rows of these event times may change."""
-        names = [
-            node_name(level, number)
-            for level, bits in enumerate(self.bits)
-            for number in np.unique(times >> bits).tolist()
-        ]
-        return (ROOT, *names)
+    def slices(self, level: int, times: Array, above: Array) -> Array:
+        """Return the slices of a level that have instants, in order: those in slices `above` of the next.
+
+        The root's children are in no other.
+        """
+        found = np.unique(times >> self.bits[level])
+        return found[np.isin(found >> FAN_OUT_BITS, above)] if level else found
 
     def floors(self, now: int) -> tuple[int, int] | None:
         """Return (rows, plain): event times before which rows, and row-level values, are not needed.
@@ -133,6 +132,11 @@ class OnlineLayout:
         if plan.history is None or plan.has_lifetime or (self.has_plain and plan.ttl is None):
             return None
         return (max(plan.reach, plan.ttl or 0) + plan.history + 2 * MARGIN) // 1000
+
+
+def node_names(level: int, numbers: Array) -> list[bytes]:
+    """Return the field names of slices of a level."""
+    return [node_name(level, number) for number in numbers.tolist()]
 
 
 def node_name(level: int, number: int) -> bytes:

@@ -21,6 +21,7 @@ from featurestore.errors import OperatorError
 from featurestore.online.layout import FORMAT, OnlineLayout
 
 _LEAF, _DIRECTORY = 0, 1
+_DIRECTORY_TAG = bytes([FORMAT, _DIRECTORY])  # behind the header of an array of a few items
 _INSTANT = struct.Struct("<q")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -173,6 +174,11 @@ def leaf_parts(data: bytes, layout: OnlineLayout) -> list[Any] | None:
     """Return what `leaf_bytes` was given; None of a directory. Raises OperatorError as `decode`."""
     kind, *parts = _read(data, layout)
     return parts if kind == _LEAF else None
+
+
+def is_directory(data: bytes | None) -> bool:
+    """Tell whether these are a directory's bytes."""
+    return data is not None and data[1:3] == _DIRECTORY_TAG
 
 
 def leading_nulls(items: Sequence[bytes | None]) -> int:

@@ -36,6 +36,7 @@ class Update:
         self._floors = floors
         self._fetch = fetch
         self._changed: dict[bytes, Node | None] = {}
+        self._blank = nodes.empty_leaf(layout)
         self._trimmed = False
         self.newest = BEGINNING
         """Once applied: an instant that no row of the entity is after; the end of a slice in a directory."""
@@ -59,7 +60,7 @@ class Update:
 
     def _insert(self, name: bytes, level: int, rows: Leaf) -> Node:
         data = self._stored.get(name)
-        node: Node = nodes.empty_leaf(self._layout) if data is None else nodes.decode(data, self._layout)
+        node: Node = self._blank if data is None else nodes.decode(data, self._layout)
         node = self._grow(node, level, rows) if isinstance(node, Leaf) else self._descend(node, level, rows)
         self._changed[name] = node
         return node
@@ -122,7 +123,7 @@ class Update:
         leaves = [child for child in children if isinstance(child, Leaf)]
         directories = [child for child in children if isinstance(child, Directory)]
         is_leaf = np.array([isinstance(child, Leaf) for child in children])
-        rows = nodes.join_leaves(leaves) if leaves else nodes.empty_leaf(self._layout)
+        rows = nodes.join_leaves(leaves) if leaves else self._blank
         row_ends = np.cumsum([len(leaf) for leaf in leaves], dtype=np.int64)
         ended_rows = np.array([self._end(leaf) + 1 for leaf in leaves], np.int64)
         tiles = [
@@ -234,12 +235,14 @@ def newest_plain(node: Node, layout: OnlineLayout) -> tuple[bytes | None, int]:
 def _merge(leaf: Leaf, rows: Leaf, newest_counts: bool) -> Leaf:
     """Return both leaves' rows in order, one per (event time, id)."""
     joined = nodes.join_leaves([leaf, rows]) if len(leaf) else rows
-    joined = replace(joined, floor=leaf.floor)
+    if joined.floor != leaf.floor:
+        joined = replace(joined, floor=leaf.floor)
     order = row_order(joined)
     if joined.ids is not None and len(order) > 1:
         deleted = None if joined.deleted is None else joined.deleted[order]
         order = order[distinct(joined.times[order], joined.ids[order], deleted, newest_counts)]
-    return joined.take(order)
+    in_order = len(order) == len(joined) and bool((order[1:] > order[:-1]).all())
+    return joined if in_order else joined.take(order)
 
 
 def row_order(rows: Leaf, entity: Array | None = None) -> Array:

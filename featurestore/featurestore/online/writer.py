@@ -24,8 +24,8 @@ from featurestore import instants
 from featurestore.contracts import EntityColumns, EntityRead, EntityWrite, OnlineStore, ShardState
 from featurestore.errors import StoreUnavailable
 from featurestore.keys import SHARDS
-from featurestore.online import leaves
-from featurestore.online.layout import ROOT, OnlineLayout
+from featurestore.online import leaves, nodes
+from featurestore.online.layout import ROOT, OnlineLayout, node_names
 from featurestore.online.rivals import Rivals
 from featurestore.online.tree import Update
 from featurestore.plans import BEGINNING, INGEST_TIME, SHARD, SetPlan
@@ -64,6 +64,17 @@ class Outraced(StoreUnavailable):
 
 class _Overtaken(Exception):
     """A shard changed while a change of it was made: the write would lose its race."""
+
+
+@dataclass
+class _Deep:
+    """An entity whose state may have more fields than a root: its new rows, and the fields that were read."""
+
+    entity: int
+    shard: int
+    key: bytes
+    rows: Leaf
+    fields: dict[bytes, bytes | None]
 
 
 @dataclass
@@ -428,64 +439,72 @@ class OnlineWriter:
         starts = np.cumsum([0, *(sizes[entity] for entity, _, _ in places)])
         found = leaves.grow(self._layout, [root for _, _, root in places], rows, starts, floors)
         changes: dict[int, EntityWrite | None] = {}
-        deep: list[tuple[int, int, Leaf]] = []
+        deep: list[_Deep] = []
         for number, ((entity, shard, root), made) in enumerate(zip(places, found, strict=True)):
             if made is None:
-                deep.append((entity, shard, rows.take(np.arange(starts[number], starts[number + 1]))))
+                mine = rows.take(np.arange(starts[number], starts[number + 1]))
+                deep.append(_Deep(entity, shard, batch.keys[entity], mine, {ROOT: root}))
             else:
                 change = self._change(batch.keys[entity], {ROOT: made.data}, root, made.newest, now)
                 changes[entity] = change
-        return changes | self._deep(batch, deep, stored, floors, now)
-
-    def _deep(
-        self,
-        batch: EntityBatch,
-        deep: Sequence[tuple[int, int, Leaf]],
-        stored: Mapping[int, tuple[ShardState, Sequence[Sequence[bytes | None]]]],
-        floors: tuple[int, int] | None,
-        now: int,
-    ) -> dict[int, EntityWrite | None]:
-        """Return the writes of entities whose state has more fields than a root, which are read here."""
-        reads: dict[int, list[EntityRead]] = {}
-        for entity, shard, rows in deep:
-            fields = self._layout.write_fields(rows.times)
-            reads.setdefault(shard, []).append(EntityRead(shard, batch.keys[entity], fields))
-        if not reads:
-            return {}
-        again = self._store.read_for_write(self._generation, reads)
-        each = {shard: zip(reads[shard], values, strict=True) for shard, (_, values) in again.items()}
-        changes: dict[int, EntityWrite | None] = {}
-        for entity, shard, rows in deep:
-            read, values = next(each[shard])
-            state = stored[shard][0]
+        states = {shard: state for shard, (state, _) in stored.items()}
+        overtaken = self._read_below(deep, states)
+        for item in deep:
             try:
-                if again[shard][0].revision != state.revision:
+                if item.shard in overtaken:
                     raise _Overtaken
-                changes[entity] = self._updated(read, values, rows, state, floors, now)
+                changes[item.entity] = self._updated(item, states[item.shard], floors, now)
             except _Overtaken:
-                changes[entity] = None
+                changes[item.entity] = None
         return changes
 
+    def _read_below(self, deep: Sequence[_Deep], states: Mapping[int, ShardState]) -> set[int]:
+        """Read the nodes below directories that rows may change; return the shards written meanwhile.
+
+        Level by level: whether there is anything below a node, it tells itself.
+        """
+        directories = {
+            item.entity: np.zeros(0, np.int64) for item in deep if nodes.is_directory(item.fields[ROOT])
+        }
+        overtaken: set[int] = set()
+        for level in range(len(self._layout.bits)):
+            asked: dict[int, list[tuple[_Deep, np.ndarray]]] = {}
+            for item in deep:
+                if item.entity in directories and item.shard not in overtaken:
+                    numbers = self._layout.slices(level, item.rows.times, directories[item.entity])
+                    if len(numbers):
+                        asked.setdefault(item.shard, []).append((item, numbers))
+            if not asked:
+                break
+            directories = {}
+            reads = {
+                shard: [EntityRead(shard, item.key, tuple(node_names(level, n))) for item, n in each]
+                for shard, each in asked.items()
+            }
+            for shard, (state, values) in self._store.read_for_write(self._generation, reads).items():
+                if state.revision != states[shard].revision:
+                    overtaken.add(shard)
+                    continue
+                for (item, numbers), read, found in zip(asked[shard], reads[shard], values, strict=True):
+                    item.fields |= zip(read.fields, found, strict=True)
+                    is_directory = [nodes.is_directory(data) for data in found]
+                    if any(is_directory):
+                        directories[item.entity] = numbers[is_directory]
+        return overtaken
+
     def _updated(
-        self,
-        read: EntityRead,
-        values: Sequence[bytes | None],
-        rows: Leaf,
-        state: ShardState,
-        floors: tuple[int, int] | None,
-        now: int,
+        self, item: _Deep, state: ShardState, floors: tuple[int, int] | None, now: int
     ) -> EntityWrite:
         def fetch(names: Sequence[bytes]) -> Sequence[bytes | None]:
-            more = EntityRead(read.shard, read.key, tuple(names))
-            found, [values] = self._store.read_for_write(self._generation, {read.shard: [more]})[read.shard]
+            more = EntityRead(item.shard, item.key, tuple(names))
+            found, [values] = self._store.read_for_write(self._generation, {item.shard: [more]})[item.shard]
             if found.revision != state.revision:  # written since; or after a failover another server answers
                 raise _Overtaken
             return values
 
-        stored = dict(zip(read.fields, values, strict=True))
-        update = Update(self._layout, stored, floors, fetch)
-        fields = update.apply(rows)
-        return self._change(read.key, fields, stored[ROOT], update.newest, now)
+        update = Update(self._layout, item.fields, floors, fetch)
+        fields = update.apply(item.rows)
+        return self._change(item.key, fields, item.fields[ROOT], update.newest, now)
 
     def _change(
         self, key: bytes, fields: Mapping[bytes, bytes | None], root: bytes | None, newest: int, now: int
