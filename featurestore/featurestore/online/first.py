@@ -22,7 +22,8 @@ from featurestore.aggregates.arrays import Array
 from featurestore.online import nodes
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.nodes import Leaf
-from featurestore.rows.packing import binary_array, has_kernel, is_packable, pack_rows
+from featurestore.rows.compiling import has_compiler
+from featurestore.rows.packing import binary_array, is_packable, pack_rows
 
 _STAMP = 0x1122334455667700
 """Stands for a value of eight bytes in a leaf that is copied; the next ones for the next values."""
@@ -47,7 +48,7 @@ class Block:
 def fits(layout: OnlineLayout) -> bool:
     """Tell whether the set's leaves can be laid here."""
     return (
-        has_kernel()
+        has_compiler()
         and not layout.aggregates.inputs
         and layout.has_plain
         and not layout.has_deleted

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from featurestore.rows.compiling import compiled
 from featurestore.rows.hashing import text_buffers
 from featurestore.types import DataType, Field
 
@@ -28,12 +28,6 @@ _BLOCK = 4096  # rows whose values stay in the cache
 _HEADER = 9  # the most bytes of a number, or of what stands before text or before the values
 _KINDS = {"bool": _BOOL, "float64": _DOUBLE, "float32": _SINGLE, "timestamp": _WHOLE, "date": _WHOLE}
 _KINDS |= {"string": _TEXT, "json": _TEXT, "binary": _BINARY}
-
-
-@cache
-def has_kernel() -> bool:
-    """Tell whether numba is here: without it rows are packed one by one."""
-    return find_spec("numba") is not None
 
 
 def is_packable(kind: DataType) -> bool:
@@ -117,10 +111,7 @@ def _flags(bits: pa.Buffer, array: pa.Array) -> Any:
 
 @cache
 def _kernel() -> Callable[..., None]:
-    import numba
-
-    compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(_pack)
-    return compiled
+    return compiled(_pack)
 
 
 def _pack(kinds: Any, words: Any, missing: Any, text: Any, out: Any, offsets: Any) -> None:
