@@ -169,6 +169,17 @@ def test_a_bad_record_costs_only_itself(payload: bytes | None, code: str) -> Non
     assert refused["ingest_time"].to_physical().to_list() == [5]
 
 
+def test_bad_records_among_thousands_cost_only_themselves() -> None:
+    payloads: list[bytes | None] = [b'{"v":%d}' % number for number in range(5_000)]
+    payloads[7], payloads[1024], payloads[3000], payloads[4999] = b"{", None, b'{"v":1.0}', b'{"v":"1"}'
+    rows, refused = decode(source({"v": "int64"}), batch(*payloads))
+    lacking = {7, 1024, 4999}
+    assert rows["__sequence"].to_list() == [100 + n for n in range(5_000) if n not in lacking]
+    assert rows["v"].to_list() == [1 if n == 3000 else n for n in range(5_000) if n not in lacking]
+    assert refused["sequence"].to_list() == [107, 1124, 5099]
+    assert refused["code"].to_list() == ["malformed", "tombstone", "bad_type"]
+
+
 def test_a_record_of_just_max_bytes_is_read() -> None:
     plan = source({"a": "int64"}, max_bytes=7)
     assert decode(plan, batch(b'{"a":1}'))[0].height == 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any, Protocol
@@ -38,6 +39,7 @@ _KINDS = {
     dict: "an object",
 }
 _EXACT = 2.0**53
+_TOGETHER = 1024  # payloads that are parsed in one go, or one by one where one of them is bad
 _encode_plain = msgspec.json.Encoder(decimal_format="number").encode
 _decode_plain = msgspec.json.Decoder(float_hook=Decimal).decode  # as floats, decimals would lose digits
 _NO_DOCUMENT = "\ufffd"
@@ -120,33 +122,57 @@ def decode_payloads(
     The frame has the schema's columns, those of `system`, and `__payload`. Without a decoder, they are JSON.
     """
     decoder = decoder or _decoder(source.schema, epoch)
-    errors = decoder.errors
     rows: list[Any] = []
     kept: list[int] = []
     refused: list[tuple[int, str, str]] = []
-    limit = source.max_bytes
-    parse = decoder.parse
-    for place, payload in enumerate(payloads):
-        if payload is None:
-            refused.append((place, "tombstone", "the record has no value"))
-        elif len(payload) > limit:
-            refused.append((place, "too_large", f"{len(payload)} bytes are more than max_bytes: {limit}"))
+    for start in range(0, len(payloads), _TOGETHER):
+        some = payloads[start : start + _TOGETHER]
+        parsed = _parse_all(decoder, some, source.max_bytes)
+        if parsed is not None:
+            rows += parsed
+            kept += range(start, start + len(some))
         else:
-            try:
-                rows.append(parse(payload))
-                kept.append(place)
-            except errors:
-                row, code, message = decoder.explain(payload)
-                if row is None:
-                    refused.append((place, code, message))
-                else:
-                    rows.append(row)
+            for place, payload in enumerate(some, start):
+                found = _parse(decoder, payload, source.max_bytes)
+                if isinstance(found, _Parsed):
+                    rows.append(found.row)
                     kept.append(place)
+                else:
+                    refused.append((place, *found))
     columns = [decoder.column(rows, index) for index in range(len(source.schema))]
     chosen = system if len(kept) == system.height else system[kept]
     received = pl.Series(PAYLOAD, payloads if not refused else [payloads[i] for i in kept], dtype=pl.Binary)
     frame = pl.DataFrame([*columns, *chosen.get_columns(), received])
     return frame, _letters(source, system, payloads, refused)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    row: Any
+
+
+def _parse_all(decoder: Decoder, payloads: Sequence[bytes | None], limit: int) -> list[Any] | None:
+    """Return the rows of payloads, none of them bad; None where one may be."""
+    some: Any = payloads
+    if None in some or max(map(len, some)) > limit:
+        return None
+    try:
+        return list(map(decoder.parse, some))
+    except decoder.errors:
+        return None
+
+
+def _parse(decoder: Decoder, payload: bytes | None, limit: int) -> _Parsed | tuple[str, str]:
+    """Return a payload's row, or a reason's code and message."""
+    if payload is None:
+        return "tombstone", "the record has no value"
+    if len(payload) > limit:
+        return "too_large", f"{len(payload)} bytes are more than max_bytes: {limit}"
+    try:
+        return _Parsed(decoder.parse(payload))
+    except decoder.errors:
+        row, code, message = decoder.explain(payload)
+        return (code, message) if row is None else _Parsed(row)
 
 
 def _letters(
