@@ -70,7 +70,7 @@ Cluster = tuple[tuple[str, ...], int]
 Result = TypeVar("Result")
 _IDLE_SECONDS = 0.01
 _NAP_SECONDS = 0.005
-_LINGER_SECONDS = 0.02
+_LINGER_SECONDS = 0.01
 _FEW = 2_000
 _SET_BACK_SECONDS = 0.5
 _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
