@@ -66,6 +66,26 @@ def test_an_append_on_a_version_that_is_no_longer_the_newest_returns_none_and_wr
     assert read(table, table.snapshot()) == [0, 1]
 
 
+def test_many_rows_whose_commit_comes_second_return_none_and_leave_a_file_for_vacuum(
+    table: DeltaTable, tmp_path: Path
+) -> None:
+    many = 70_000  # from some 65,000 on a file is written before the commit
+    won = table.append(None, rows(0, many), {"p": many})
+    assert won is not None
+    assert table.append(None, rows(0, many), {"p": many}) is None
+    stale = table.snapshot()
+    assert table.append(won, rows(many, many), {"p": 2 * many}) is not None
+    assert table.append(stale, rows(many, many), {"p": 2 * many}) is None
+    newest = table.snapshot()
+    assert newest is not None
+    assert table.positions(newest) == {"p": 2 * many}
+    assert read(table, newest) == list(range(2 * many))
+    written = set(map(str, (tmp_path / "rows").rglob("*.parquet")))
+    assert len(written - set(table.files(newest))) == 2  # of the two that came second
+    assert table.vacuum(0) == 2
+    assert read(table, table.snapshot()) == list(range(2 * many))
+
+
 def test_a_snapshot_stays_what_it_was_after_it_was_appended_to(table: DeltaTable) -> None:
     first = table.append(None, rows(0, 2), {"p": 2})
     assert first is not None

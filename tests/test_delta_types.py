@@ -47,6 +47,12 @@ VALUES: dict[str, list[Any]] = {
 }
 
 
+@pytest.fixture(params=[1, 65_536], ids=["as many rows", "as few rows"], autouse=True)
+def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are written by deltalake where they are few, and by Polars where they are many."""
+    monkeypatch.setattr("featurestore_connectors.delta.table._MANY", request.param)
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_a_type_comes_back(name: str, tmp_path: Path) -> None:
     kind = DataType.parse(name)
@@ -99,8 +105,9 @@ def test_polars_frames_text_and_bytes_are_stored(tmp_path: Path) -> None:
     table = DeltaOfflineStore({"path": str(tmp_path)}).table("rows")
     categories = pl.Series(["u", "v"], dtype=pl.Categorical)
     frame = pl.DataFrame({"s": ["a", None], "b": [b"x", None], "c": categories})
-    first = table.append(None, frame.to_arrow(), {})
-    second = table.append(first, frame.to_arrow(compat_level=pl.CompatLevel.oldest()), {})
+    first = table.append(None, frame.to_arrow(compat_level=pl.CompatLevel.oldest()), {})
+    views = frame.cast({"c": pl.String}).to_arrow(compat_level=pl.CompatLevel.newest())
+    second = table.append(first, views, {})
     assert second is not None
     stored = pa.Table.from_batches(table.scan(second)).sort_by("c").to_pydict()
     assert stored == {"s": ["a", "a", None, None], "b": [b"x", b"x", None, None], "c": ["u", "u", "v", "v"]}

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from payments_project import START, make_project, open_project, payment, payments
 
-from featurestore import FeatureStore, RequestError, tables
+from featurestore import FeatureStore, OperatorError, RequestError, SpecError, tables
 from featurestore.plans import EVENT_ID, SEQUENCE
 
 
@@ -96,6 +96,27 @@ def test_every_row_of_many_commits_arrives_once(tmp_path, monkeypatch):
         rows = offline_rows(store)
         assert sorted(rows[SEQUENCE]) == list(range(300))
         assert rows[EVENT_ID].n_unique() == 300
+
+
+def test_inputs_share_a_commit_and_a_bad_one_takes_nothing_from_those_before_it(tmp_path):
+    history = {"a": payments(30), "b": payments(70)[30:], "c": payments(70)[30:], "d": payments(90)[70:]}
+    with open_project(tmp_path, **history) as store:
+        (tmp_path / "data" / "e.parquet").write_bytes(b"damaged")
+        with pytest.raises(OperatorError, match="is no Parquet file"):
+            store.ingest("spend")
+        (tmp_path / "data" / "e.parquet").unlink()
+        pl.DataFrame({"id": [1]}).write_parquet(tmp_path / "data" / "e.parquet")
+        with pytest.raises(SpecError, match="is int64 in the input and string"):
+            store.ingest("spend")
+        table = store.environment.rows_table(store.catalog.feature_set("spend"))
+        assert sorted(offline_rows(store)[SEQUENCE]) == list(range(90))  # c has the bytes of b
+        assert len(table.files(table.snapshot())) == 1
+        (tmp_path / "data" / "e.parquet").unlink()
+        payments(0).write_parquet(tmp_path / "data" / "f.parquet")
+        [report] = store.ingest("spend")
+        assert (report.inputs, report.known_inputs, report.rows_read) == (5, 4, 0)
+        [report] = store.ingest("spend")
+        assert (report.inputs, report.known_inputs) == (5, 5)
 
 
 KILLED = """

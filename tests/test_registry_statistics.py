@@ -65,6 +65,7 @@ def test_equal_values_have_no_deviation_and_one_bin() -> None:
         ("string", ["a", None], None, None),
         ("list<int64>", [[1], None], None, None),
         ("float64", [1e308, -1e308], -1e308, 1e308),
+        ("float64", [1e308, 1e308, math.inf], 1e308, 1e308),
         ("float64", [5e-324, -5e-324, 1e308], -5e-324, 1e308),
         ("float64", [], None, None),
         ("float64", [None, math.nan], None, None),
@@ -115,6 +116,20 @@ def test_merged_integers_keep_exact_bounds_and_bins(batches: list[list[int]]) ->
     together = of([value for batch in batches for value in batch], "int64")
     assert (merged.min, merged.max) == (together.min, together.max)
     assert merged.histogram == together.histogram
+
+
+def test_more_values_than_are_looked_at_at_once_have_the_statistics_of_all() -> None:
+    values = [math.nan if n % 1000 == 0 else float(n) for n in range(40_000)]
+    found = of(values)
+    kept = [value for value in values if not math.isnan(value)]
+    assert (found.infinite, found.min, found.max) == (40, 1.0, 39_999.0)
+    assert found.mean == pytest.approx(reference.fmean(kept), rel=1e-12)
+    assert found.std == pytest.approx(reference.stdev(kept), rel=1e-12)
+    assert found.histogram is not None
+    # 20 bins of 2048 from 0 on; each but the last is full but for its share of NaN
+    assert found.histogram.edges[1] == 2048.0
+    assert found.histogram.counts[0] == 2047 - 2
+    assert sum(found.histogram.counts) == len(kept)
 
 
 def test_variance_does_not_cancel_far_from_zero() -> None:

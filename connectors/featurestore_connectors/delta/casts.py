@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import polars as pl
 import pyarrow as pa
 
 from featurestore.types import Field
@@ -41,9 +42,26 @@ def delta_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def delta_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with every column in a type that Delta has, all nullable, without metadata."""
+    return pa.schema([(field.name, delta_type(field.type)) for field in schema])
+
+
 def to_delta(rows: pa.Table) -> pa.Table:
-    """Return the table with every column in a type that Delta has, all nullable, without metadata."""
-    return rows.cast(pa.schema([(field.name, delta_type(field.type)) for field in rows.schema]))
+    """Return the table in its `delta_schema`."""
+    return rows.cast(delta_schema(rows.schema))
+
+
+def to_frame(rows: pa.Table) -> pl.DataFrame:
+    """Return the table as `to_delta` does, as a frame; text and binary that Polars made are not copied."""
+    kinds = [field.type if _is_view(field.type) else delta_type(field.type) for field in rows.schema]
+    frame = pl.from_arrow(rows.cast(pa.schema(list(zip(rows.column_names, kinds, strict=True)))))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
 
 
 def cast_back(rows: pa.Table, schema: Sequence[Field]) -> pa.Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import deltalake
@@ -37,7 +38,7 @@ _STATISTICS = (*_INSTANTS, SHARD, SEQUENCE)
 class NewFile:
     """A Parquet file being written, its statistics kept for the log."""
 
-    def __init__(self, table: DeltaTable, path: str, schema: pa.Schema, *, compression: str = "zstd") -> None:
+    def __init__(self, table: DeltaTable, path: str, schema: pa.Schema) -> None:
         self.path = path
         self.rows = 0
         self._files = table.location.filesystem()
@@ -48,7 +49,7 @@ class NewFile:
             path,
             schema,
             filesystem=self._files,
-            compression=compression,
+            compression="zstd",
             use_dictionary=[field.name for field in schema if _repeats(field)],
         )
 
@@ -71,17 +72,40 @@ class NewFile:
     def close(self) -> AddAction:
         """Return what adds the complete file to the table."""
         self._writer.close()
-        ends = {
-            end: {
-                name: instants.format_instant(bounds[place]) if name in _INSTANTS else bounds[place]
-                for name, bounds in self._bounds.items()
-                if bounds[0] is not None
-            }
-            for place, end in enumerate(("minValues", "maxValues"))
+        return _added(self._files, self.path, self.rows, self._bounds)
+
+
+def write_frame(table: DeltaTable, path: str, frame: pl.DataFrame) -> AddAction:
+    """Write a frame, its columns side by side on all cores, and return what adds the file to the table."""
+    files = table.location.filesystem()
+    if table.location.is_local:
+        files.create_dir(path.rpartition("/")[0])
+    try:
+        with files.open_output_stream(path) as stream:
+            frame.write_parquet(stream, compression="snappy", row_group_size=ROW_GROUP)
+    except BaseException:
+        with suppress(OSError):
+            files.delete_file(path)
+        raise
+    known = frame.select(pl.col(name).to_physical() for name in _STATISTICS if name in frame.columns)
+    bounds = {column.name: (column.min(), column.max()) for column in known}
+    return _added(files, path, frame.height, bounds)
+
+
+def _added(
+    files: pyarrow.fs.FileSystem, path: str, rows: int, bounds: Mapping[str, tuple[Any, Any]]
+) -> AddAction:
+    ends = {
+        end: {
+            name: instants.format_instant(found[place]) if name in _INSTANTS else found[place]
+            for name, found in bounds.items()
+            if found[0] is not None
         }
-        stats = json.dumps({"numRecords": self.rows, **ends})
-        size = self._files.get_file_info(self.path).size
-        return AddAction(self.path, size, {}, time.time_ns() // 1_000_000, False, stats)
+        for place, end in enumerate(("minValues", "maxValues"))
+    }
+    stats = json.dumps({"numRecords": rows, **ends})
+    size = files.get_file_info(path).size
+    return AddAction(path, size, {}, time.time_ns() // 1_000_000, False, stats)
 
 
 def _repeats(field: pa.Field) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 
 import deltalake
 import duckdb
@@ -27,7 +26,7 @@ from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
 from featurestore.types import Field
 from featurestore_connectors.delta import compact as compaction
 from featurestore_connectors.delta import log, retention, rewrite, scan
-from featurestore_connectors.delta.casts import cast_back, to_delta
+from featurestore_connectors.delta.casts import cast_back, delta_schema, to_delta, to_frame
 from featurestore_connectors.delta.storage import Location, flush, is_full
 
 _PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE, rewrite.LETTER_TIME)
@@ -162,21 +161,23 @@ class DeltaTable:
             app_transactions=[deltalake.Transaction(name, number) for name, number in positions.items()],
             max_commit_retries=0,
         )
-        data = to_delta(rows)
         try:
-            added = [self._write_file(data)] if data.num_rows >= _MANY else None
+            added = [self._write_file(rows)] if rows.num_rows >= _MANY else None
             if snapshot is None:
-                committed = self._create(data, properties, added)
+                committed = self._create(rows, properties, added)
             else:
                 committed = self._version(snapshot).take()
                 if added is None:
-                    deltalake.write_deltalake(committed, data, mode="append", commit_properties=properties)
-                else:
-                    _check_columns(committed, data.schema)
-                    committed.create_write_transaction(
-                        [*added], "append", data.schema, commit_properties=properties
+                    deltalake.write_deltalake(
+                        committed, to_delta(rows), mode="append", commit_properties=properties
                     )
-        except (DeltaError, OSError) as error:
+                else:
+                    schema = delta_schema(rows.schema)
+                    _check_columns(committed, schema)
+                    committed.create_write_transaction(
+                        [*added], "append", schema, commit_properties=properties
+                    )
+        except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
             newest = self.snapshot()
             if newest is not None and newest.version > (-1 if snapshot is None else snapshot.version):
                 return None
@@ -195,14 +196,14 @@ class DeltaTable:
         return Snapshot(version, _Version(self.location, version, committed))
 
     def _create(
-        self, data: pa.Table, properties: deltalake.CommitProperties, added: list[AddAction] | None
+        self, rows: pa.Table, properties: deltalake.CommitProperties, added: list[AddAction] | None
     ) -> deltalake.DeltaTable:
-        pruned = [name for name in _PRUNED_BY if name in data.column_names] or data.column_names[:1]
+        pruned = [name for name in _PRUNED_BY if name in rows.column_names] or rows.column_names[:1]
         configuration = {**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(pruned)}
         if added is None:
             deltalake.write_deltalake(
                 self.location.uri,
-                data,
+                to_delta(rows),
                 mode="error",
                 configuration=configuration,
                 storage_options=self.location.options or None,
@@ -211,7 +212,7 @@ class DeltaTable:
         else:
             create_table_with_add_actions(
                 self.location.uri,
-                deltalake.Schema.from_arrow(data.schema),
+                deltalake.Schema.from_arrow(delta_schema(rows.schema)),
                 added,
                 mode="error",
                 configuration=configuration,
@@ -222,18 +223,9 @@ class DeltaTable:
             self.location.uri, version=0, storage_options=self.location.options or None
         )
 
-    def _write_file(self, data: pa.Table) -> AddAction:
+    def _write_file(self, rows: pa.Table) -> AddAction:
         """Return what adds a new file of these rows. One whose commit is lost is deleted by `vacuum`."""
-        path = f"appended/{secrets.token_hex(16)}.parquet"
-        file = rewrite.NewFile(self, path, data.schema, compression="snappy")
-        try:
-            for batch in data.to_batches():
-                file.add(batch)
-            return file.close()
-        except BaseException:
-            with suppress(OSError):
-                file.discard()
-            raise
+        return rewrite.write_frame(self, f"appended/{secrets.token_hex(16)}.parquet", to_frame(rows))
 
     def flush(self, version: int) -> None:
         """Force a version's commit and the files that it added to the disk."""

@@ -1,15 +1,17 @@
 """Ingest: what is new in a batch source, through the door and the steps, into the offline table.
 
-Each commit carries the rows, their consecutive positions in the partition `batch`, and how many rows of
-the input they came from. So a run that stops anywhere goes on where it stopped, the same input again
-changes nothing, and two runs at once do each other no harm.
+Each commit carries rows of one input or several, their consecutive positions in the partition `batch`, and
+how many rows of each input they came from. So a run that stops anywhere goes on where it stopped, the same
+input again changes nothing, and two runs at once do each other no harm. While one commit is written, the rows
+of the next are read and transformed in a thread.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import polars as pl
@@ -17,15 +19,16 @@ import pyarrow as pa
 
 from featurestore import plans, tables
 from featurestore.contracts import BatchInput, BatchSource, OfflineTable
-from featurestore.errors import ChecksFailed, RequestError
+from featurestore.errors import ChecksFailed, FeatureStoreError, RequestError
 from featurestore.plans import SetPlan
 from featurestore.rows.door import admit
 from featurestore.rows.transform import transform
 from featurestore_engines.batch.ahead import ahead
 from featurestore_engines.batch.expectations import Expectations, Verdict, describe
 
-COMMIT_ROWS = 1_000_000
+COMMIT_ROWS = 500_000
 READ_ROWS = 131_072
+_NO_COUNTS = ("rows", "rejected")
 
 Mode = Literal["append"]
 
@@ -60,10 +63,13 @@ class IngestReport:
 
 
 @dataclass
-class _Chunk:
-    """Rows on their way into one commit."""
+class _Part:
+    """Rows `begin` to `end` of one input, transformed; with `is_last` it has no more."""
 
-    consumed: int
+    item: BatchInput
+    begin: int
+    end: int
+    is_last: bool
     rows: pl.DataFrame
     dead: pl.DataFrame
     counts: dict[str, int]
@@ -93,6 +99,7 @@ class Ingest:
         self._on_rows = on_rows
         self._on_checks = on_checks
         self._progress = progress
+        self._wrong: dict[str, int] = {}
 
     def run(self, source: BatchSource) -> IngestReport:
         """Ingest every input of the source that is not in the table yet.
@@ -103,49 +110,45 @@ class Ingest:
         report = IngestReport(self._plan.name)
         report.checks = {op.name: {"severity": op.severity, "failed": 0} for op in self._plan.steps.checks}
         inputs = source.inputs()
+        positions = self._table.positions(self._table.snapshot())
         for item in inputs:
-            self._refuse_changed(item)
-        for item in inputs:
-            report.inputs += 1
-            if self._table.position(self._table.snapshot(), tables.input_done(item.digest)):
-                report.known_inputs += 1
-                continue
-            self._judge(source, item, report)
-            self._consume(source, item, report)
+            self._refuse_changed(item, positions)
+        try:
+            while not self._bring(source, inputs, report):
+                pass  # another run is in the midst of an input: on from where that one is
+        except ChecksFailed:
+            report.check(self._wrong)  # here, where no other thread counts
+            raise
         return report
 
     def _judge(self, source: BatchSource, item: BatchInput, report: IngestReport) -> None:
-        """Raise ChecksFailed where the input must not be ingested: reads it once, before it is.
-
-        One that an earlier run has begun was judged by that.
-        """
+        """Raise ChecksFailed where the input must not be ingested: reads it once, before it is."""
         checks = [op.name for op in self._plan.steps.checks if op.severity == "fail"]
-        begun = self._table.position(self._table.snapshot(), tables.input_position(item.digest))
-        if begun or not (checks or self._plan.expectations):
+        if not (checks or self._plan.expectations):
             return
         found = dict.fromkeys(checks, 0)
         first: dict[str, str] = {}
         rows = 0
         with Expectations(self._plan, item.name) as expectations:
-            for chunk in self._parts(source, item, 0):
-                rows = chunk.consumed
-                expectations.add(chunk.rows)
+            for part in self._parts(source, item, 0):
+                rows = part.end
+                expectations.add(part.rows)
                 for name in checks:
-                    found[name] += chunk.checks.get(name, 0)
+                    found[name] += part.checks.get(name, 0)
                     if found[name] and not first.get(name):
-                        first[name] = _first(chunk.dead, name)
+                        first[name] = _first(part.dead, name)
             verdicts = expectations.verdicts()
         report.expectations += describe(verdicts)
         broken = _broken(found, first, rows, verdicts)
         if broken:
-            report.check(found)
+            self._wrong = found
             raise _refused(item, broken, self._plan.name, report)
 
-    def _refuse_changed(self, item: BatchInput) -> None:
+    def _refuse_changed(self, item: BatchInput, positions: Mapping[str, int]) -> None:
         half = self._plan.source.batch
         if half is not None and half["kind"] == "sql" and self._plan.source.event_id:
             return  # a query's result grows; its rows are told apart by their ids
-        seen = self._table.position(self._table.snapshot(), tables.input_name(item.name))
+        seen = positions.get(tables.input_name(item.name))
         if seen and seen != _stamp(item) and self._mode is None:
             raise RequestError(
                 f"'{item.name}' was ingested before with other contents.",
@@ -153,119 +156,139 @@ class Ingest:
                 hint="Put new rows into a new file, or add this one's rows as well with --mode append.",
             )
 
-    def _consume(self, source: BatchSource, item: BatchInput, report: IngestReport) -> None:
-        while not self._bring(source, item, report):
-            pass  # another run is in the midst of it: on from where that one is
-        finished = {tables.input_done(item.digest): 1, tables.input_name(item.name): _stamp(item)}
-        while True:
-            snapshot = self._table.snapshot()
-            if snapshot is None:
-                empty = self._transformed(
-                    pl.DataFrame(schema={f.name: f.type.polars() for f in self._plan.source.schema}), 0
-                )
-                written = self._table.append(None, empty.rows.to_arrow(), finished | {tables.BATCH: 0})
-            else:
-                written = self._table.append(snapshot, _no_rows(self._table, snapshot), finished)
-            if written is not None:
-                return
-
-    def _bring(self, source: BatchSource, item: BatchInput, report: IngestReport) -> bool:
-        """Commit the rest of an input; False where another run is at a row within one of our chunks.
-
-        Chunks end where they ended before, unless another release, or another clock, refuses other rows.
-        """
-        done = self._table.position(self._table.snapshot(), tables.input_position(item.digest))
-        for chunk in ahead(self._chunks(source, item, done)):
-            reached = self._commit(item, chunk, done)
-            if reached is not None and reached != chunk.consumed:
+    def _bring(self, source: BatchSource, inputs: Sequence[BatchInput], report: IngestReport) -> bool:
+        """Commit what is new in the inputs; False where another run has come to other rows meanwhile."""
+        for parts in ahead(self._loads(source, inputs, report)):
+            committed = self._commit(parts)
+            if committed is None:
                 return False
-            if reached is None:
-                report.rows_read += chunk.consumed - done
-                report.rows_written += chunk.rows.height
-                for name, number in chunk.counts.items():
-                    report.count(name, number)
-                report.check(chunk.checks)
-                if self._on_checks is not None and chunk.checks:
-                    self._on_checks(chunk.consumed - done, chunk.checks)
-                if self._on_rows is not None:
-                    self._on_rows(chunk.rows)
-            done = chunk.consumed
+            report.rows_read += sum(part.end - part.begin for part in parts)
+            report.rows_written += committed.height
+            for name, number in _total(part.counts for part in parts).items():
+                report.count(name, number)
+            checks = _total(part.checks for part in parts)
+            report.check(checks)
+            if self._on_checks is not None and checks:
+                self._on_checks(sum(part.end - part.begin for part in parts), checks)
+            if self._on_rows is not None:
+                self._on_rows(committed)
         return True
 
-    def _chunks(self, source: BatchSource, item: BatchInput, done: int) -> Iterator[_Chunk]:
-        """Yield the input's rows from number `done` on, transformed, some `COMMIT_ROWS` at a time."""
-        parts: list[_Chunk] = []
-        waiting = 0
-        for part in self._parts(source, item, done):
-            parts.append(part)
-            waiting += part.rows.height
-            if self._progress is not None:
-                self._progress(part.consumed - done)
-            done = part.consumed
-            if waiting >= COMMIT_ROWS:
-                yield _joined(parts)
-                parts, waiting = [], 0
-        if parts:
-            yield _joined(parts)
+    def _loads(
+        self, source: BatchSource, inputs: Sequence[BatchInput], report: IngestReport
+    ) -> Iterator[list[_Part]]:
+        """Yield what is new in the inputs, some `COMMIT_ROWS` at a time, of as many inputs as these are in.
 
-    def _parts(self, source: BatchSource, item: BatchInput, done: int) -> Iterator[_Chunk]:
-        """Yield the input's rows from number `done` on, transformed, as they are read."""
-        for batch in source.read(item, done, READ_ROWS):
+        What comes before an error is yielded before that is raised.
+        """
+        load: list[_Part] = []
+        rows = 0
+        try:
+            for part in self._new(source, inputs, report):
+                load.append(part)
+                rows += part.rows.height
+                if rows >= COMMIT_ROWS:
+                    yield load
+                    load, rows = [], 0
+        except FeatureStoreError:
+            if load:
+                yield load
+            raise
+        if load:
+            yield load
+
+    def _new(
+        self, source: BatchSource, inputs: Sequence[BatchInput], report: IngestReport
+    ) -> Iterator[_Part]:
+        """Yield the parts of the inputs that the table does not have to their end, from where it has them."""
+        positions = self._table.positions(self._table.snapshot())
+        known = set(tables.inputs_done(positions))
+        for number, item in enumerate(inputs):
+            if number == report.inputs:  # not met before another run got in the way
+                report.inputs += 1
+                report.known_inputs += item.digest in known
+            if item.digest in known:
+                continue
+            known.add(item.digest)
+            begun = positions.get(tables.input_position(item.digest), 0)
+            if not begun:  # else it was judged by the run that began it
+                self._judge(source, item, report)
+            for part in self._parts(source, item, begun):
+                yield part
+                if self._progress is not None:
+                    self._progress(part.end - part.begin)
+
+    def _parts(self, source: BatchSource, item: BatchInput, begin: int) -> Iterator[_Part]:
+        """Yield the input's rows from number `begin` on, transformed, as they are read; then its end."""
+        part = None
+        for batch in source.read(item, begin, READ_ROWS):
             frame = pl.from_arrow(pa.Table.from_batches([batch]))
             assert isinstance(frame, pl.DataFrame)
-            yield self._transformed(frame, done, item.name)
-            done += frame.height
+            yield (part := self._transformed(item, frame, begin))
+            begin = part.end
+        if part is None:
+            empty = pl.DataFrame(schema={f.name: f.type.polars() for f in self._plan.source.schema})
+            part = self._transformed(item, empty, begin)
+        yield _Part(item, begin, begin, True, part.rows.clear(), part.dead.clear(), {}, {})
 
-    def _transformed(self, frame: pl.DataFrame, start: int, name: str = "") -> _Chunk:
+    def _transformed(self, item: BatchInput, frame: pl.DataFrame, begin: int) -> _Part:
+        end = begin + frame.height
         numbered = frame.with_columns(
-            pl.lit(name, pl.String).alias(plans.PARTITION),
-            pl.int_range(start, start + frame.height, dtype=pl.Int64).alias(plans.SEQUENCE),
+            pl.lit(item.name, pl.String).alias(plans.PARTITION),
+            pl.int_range(begin, end, dtype=pl.Int64).alias(plans.SEQUENCE),
         )
         admitted = admit(self._plan.source, numbered, now=self._clock())
         done = transform(self._plan, admitted.rows)
         dead = pl.concat([admitted.rejected, done.rejected])
-        counts: dict[str, int] = {}
-        for name, number in [*admitted.counts.items(), *done.counts.items()]:
-            if name not in ("rows", "rejected") and number:
-                counts[name] = counts.get(name, 0) + number
-        for code, number in dead["code"].value_counts().iter_rows():
-            counts[code] = number
-        return _Chunk(start + frame.height, done.rows, dead, counts, done.checks)
+        found = {n: c for n, c in _total([admitted.counts, done.counts]).items() if n not in _NO_COUNTS and c}
+        found |= dict(dead["code"].value_counts().iter_rows())
+        return _Part(item, begin, end, False, done.rows, dead, found, done.checks)
 
-    def _commit(self, item: BatchInput, chunk: _Chunk, done: int) -> int | None:
-        """Commit a chunk that starts at row `done`; where another run has come further, return how far."""
-        self._bury(item, chunk)
-        position = tables.input_position(item.digest)
+    def _commit(self, parts: Sequence[_Part]) -> pl.DataFrame | None:
+        """Commit parts and return their rows; None where another run has come further in one of the inputs."""
+        begins: dict[str, int] = {}
+        positions: dict[str, int] = {}
+        for part in parts:
+            name = tables.input_position(part.item.digest)
+            begins.setdefault(name, part.begin)
+            positions[name] = part.end
+            if part.is_last:
+                positions[tables.input_done(part.item.digest)] = 1
+                positions[tables.input_name(part.item.name)] = _stamp(part.item)
+        for _, those in groupby(parts, key=lambda part: part.item):
+            self._bury(list(those))
+        rows = pl.concat([part.rows for part in parts])
         while True:
             snapshot = self._table.snapshot()
-            reached = self._table.position(snapshot, position)
-            if reached > done:
-                return reached
+            if any(self._table.position(snapshot, name) > begin for name, begin in begins.items()):
+                return None
             start = self._table.position(snapshot, tables.BATCH)
-            end = start + chunk.rows.height
-            rows = chunk.rows.with_columns(
+            positions[tables.BATCH] = end = start + rows.height
+            numbered = rows.with_columns(
                 pl.lit(tables.BATCH).alias(plans.PARTITION),
                 pl.int_range(start, end, dtype=pl.Int64).alias(plans.SEQUENCE),
             )
-            positions = {tables.BATCH: end, position: chunk.consumed}
-            if self._table.append(snapshot, rows.to_arrow(), positions) is not None:
-                return None
+            arrow = numbered.to_arrow(compat_level=pl.CompatLevel.newest())
+            if self._table.append(snapshot, arrow, positions) is not None:
+                return numbered
 
-    def _bury(self, item: BatchInput, chunk: _Chunk) -> None:
-        """Write the chunk's dead letters, unless an earlier try has, or another set those of the source."""
+    def _bury(self, parts: Sequence[_Part]) -> None:
+        """Write an input's dead letters, unless an earlier try has, or another set those of the source."""
+        dead = pl.concat([part.dead for part in parts])
         of_source = pl.col("feature_set").is_null()
-        source, name = self._plan.source, tables.input_position(item.digest)
-        self._bury_once(chunk.dead.filter(of_source), f"{name}/{source.name}@{source.fingerprint}", chunk)
-        self._bury_once(chunk.dead.filter(~of_source), f"{name}/{self._plan.name}", chunk)
+        source, name = self._plan.source, tables.input_position(parts[0].item.digest)
+        end = parts[-1].end
+        self._bury_once(dead.filter(of_source), f"{name}/{source.name}@{source.fingerprint}", end)
+        self._bury_once(dead.filter(~of_source), f"{name}/{self._plan.name}", end)
 
-    def _bury_once(self, dead: pl.DataFrame, position: str, chunk: _Chunk) -> None:
+    def _bury_once(self, dead: pl.DataFrame, position: str, end: int) -> None:
         while dead.height:
             snapshot = self._dead.snapshot()
             known = self._dead.position(snapshot, position)
-            if known >= chunk.consumed:
+            if known >= end:
                 return
             lacking = dead.filter(pl.col("sequence") >= known)
-            if self._dead.append(snapshot, lacking.to_arrow(), {position: chunk.consumed}) is not None:
+            if self._dead.append(snapshot, lacking.to_arrow(), {position: end}) is not None:
                 return
 
 
@@ -303,25 +326,12 @@ def _refused(item: BatchInput, broken: list[str], name: str, report: IngestRepor
     return error
 
 
-def _joined(parts: list[_Chunk]) -> _Chunk:
-    counts: dict[str, int] = {}
-    checks: dict[str, int] = {}
-    for part in parts:
-        for name, number in part.counts.items():
-            counts[name] = counts.get(name, 0) + number
-        for name, number in part.checks.items():
-            checks[name] = checks.get(name, 0) + number
-    return _Chunk(
-        parts[-1].consumed,
-        pl.concat([part.rows for part in parts]),
-        pl.concat([part.dead for part in parts]),
-        counts,
-        checks,
-    )
-
-
-def _no_rows(table: OfflineTable, snapshot: object) -> pa.Table:
-    return table.lazy(snapshot, shards=(0, 0)).collect().to_arrow()  # type: ignore[arg-type]
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for found in counts:
+        for name, number in found.items():
+            total[name] = total.get(name, 0) + number
+    return total
 
 
 def _stamp(item: BatchInput) -> int:
