@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
 import threading
 from pathlib import Path
@@ -74,7 +76,9 @@ def test_many_rows_whose_commit_comes_second_return_none_and_leave_a_file_for_va
     assert won is not None
     assert table.append(None, rows(0, many), {"p": many}) is None
     stale = table.snapshot()
-    assert table.append(won, rows(many, many), {"p": 2 * many}) is not None
+    second = table.append(won, rows(many, many), {"p": 2 * many})
+    assert second is not None
+    assert (second.version, table.rows(second), table.positions(second)) == (1, 2 * many, {"p": 2 * many})
     assert table.append(stale, rows(many, many), {"p": 2 * many}) is None
     newest = table.snapshot()
     assert newest is not None
@@ -84,6 +88,30 @@ def test_many_rows_whose_commit_comes_second_return_none_and_leave_a_file_for_va
     assert len(written - set(table.files(newest))) == 2  # of the two that came second
     assert table.vacuum(0) == 2
     assert read(table, table.snapshot()) == list(range(2 * many))
+
+
+@pytest.mark.parametrize("count", [3, 70_000])
+def test_what_an_append_returned_was_forced_to_the_disk(
+    count: int, table: DeltaTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: set[str] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        forced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    snapshot = None
+    for number in range(3):
+        forced.clear()
+        snapshot = table.append(snapshot, rows(number * count, count), {"p": (number + 1) * count})
+        assert snapshot is not None
+        log = tmp_path / f"rows/_delta_log/{number:020d}.json"
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        [added] = [action["add"] for action in actions if "add" in action]
+        assert {str(log), str(tmp_path / "rows" / added["path"])} <= forced
+        assert added["dataChange"]  # a reader of the log's changes takes it for new rows
 
 
 def test_a_snapshot_stays_what_it_was_after_it_was_appended_to(table: DeltaTable) -> None:

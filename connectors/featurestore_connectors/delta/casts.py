@@ -61,7 +61,7 @@ def to_frame(rows: pa.Table) -> pl.DataFrame:
 
 
 def _is_view(kind: pa.DataType) -> bool:
-    return pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
+    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
 def cast_back(rows: pa.Table, schema: Sequence[Field]) -> pa.Table:

@@ -72,11 +72,11 @@ class NewFile:
     def close(self) -> AddAction:
         """Return what adds the complete file to the table."""
         self._writer.close()
-        return _added(self._files, self.path, self.rows, self._bounds)
+        return _added(self._files, self.path, self.rows, self._bounds, is_new=False)
 
 
 def write_frame(table: DeltaTable, path: str, frame: pl.DataFrame) -> AddAction:
-    """Write a frame, its columns side by side on all cores, and return what adds the file to the table."""
+    """Write new rows, their columns side by side on all cores; return what adds the file to the table."""
     files = table.location.filesystem()
     if table.location.is_local:
         files.create_dir(path.rpartition("/")[0])
@@ -89,12 +89,18 @@ def write_frame(table: DeltaTable, path: str, frame: pl.DataFrame) -> AddAction:
         raise
     known = frame.select(pl.col(name).to_physical() for name in _STATISTICS if name in frame.columns)
     bounds = {column.name: (column.min(), column.max()) for column in known}
-    return _added(files, path, frame.height, bounds)
+    return _added(files, path, frame.height, bounds, is_new=True)
 
 
 def _added(
-    files: pyarrow.fs.FileSystem, path: str, rows: int, bounds: Mapping[str, tuple[Any, Any]]
+    files: pyarrow.fs.FileSystem,
+    path: str,
+    rows: int,
+    bounds: Mapping[str, tuple[Any, Any]],
+    *,
+    is_new: bool,
 ) -> AddAction:
+    """Return what adds a file; `is_new`: its rows were in no other one before."""
     ends = {
         end: {
             name: instants.format_instant(found[place]) if name in _INSTANTS else found[place]
@@ -105,7 +111,7 @@ def _added(
     }
     stats = json.dumps({"numRecords": rows, **ends})
     size = files.get_file_info(path).size
-    return AddAction(path, size, {}, time.time_ns() // 1_000_000, False, stats)
+    return AddAction(path, size, {}, time.time_ns() // 1_000_000, is_new, stats)
 
 
 def _repeats(field: pa.Field) -> bool:

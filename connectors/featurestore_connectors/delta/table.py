@@ -165,18 +165,13 @@ class DeltaTable:
             added = [self._write_file(rows)] if rows.num_rows >= _MANY else None
             if snapshot is None:
                 committed = self._create(rows, properties, added)
-            else:
+            elif added is None:
                 committed = self._version(snapshot).take()
-                if added is None:
-                    deltalake.write_deltalake(
-                        committed, to_delta(rows), mode="append", commit_properties=properties
-                    )
-                else:
-                    schema = delta_schema(rows.schema)
-                    _check_columns(committed, schema)
-                    committed.create_write_transaction(
-                        [*added], "append", schema, commit_properties=properties
-                    )
+                deltalake.write_deltalake(
+                    committed, to_delta(rows), mode="append", commit_properties=properties
+                )
+            else:
+                committed = self._add(self._version(snapshot).take(), rows, properties, added)
         except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
             newest = self.snapshot()
             if newest is not None and newest.version > (-1 if snapshot is None else snapshot.version):
@@ -194,6 +189,22 @@ class DeltaTable:
         except OSError as error:
             raise self._fault(f"was committed to (version {version}), not yet durably", error) from error
         return Snapshot(version, _Version(self.location, version, committed))
+
+    def _add(
+        self,
+        table: deltalake.DeltaTable,
+        rows: pa.Table,
+        properties: deltalake.CommitProperties,
+        added: list[AddAction],
+    ) -> deltalake.DeltaTable:
+        """Commit files of these rows on exactly the table's version and return the version that it made."""
+        schema = delta_schema(rows.schema)
+        _check_columns(table, schema)
+        made = table.version() + 1  # this commit moves no deltalake object on
+        table.create_write_transaction([*added], "append", schema, commit_properties=properties)
+        return deltalake.DeltaTable(
+            self.location.uri, version=made, storage_options=self.location.options or None
+        )
 
     def _create(
         self, rows: pa.Table, properties: deltalake.CommitProperties, added: list[AddAction] | None

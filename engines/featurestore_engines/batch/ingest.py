@@ -245,7 +245,7 @@ class Ingest:
         return _Part(item, begin, end, False, done.rows, dead, found, done.checks)
 
     def _commit(self, parts: Sequence[_Part]) -> pl.DataFrame | None:
-        """Commit parts and return their rows; None where another run has come further in one of the inputs."""
+        """Commit parts and return their rows; None where another run has come further in an input."""
         begins: dict[str, int] = {}
         positions: dict[str, int] = {}
         for part in parts:
