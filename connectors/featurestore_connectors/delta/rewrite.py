@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from featurestore_connectors.delta.table import DeltaTable
 
 ROW_GROUP = 131_072
+_EXPANDS = 4  # bytes in memory for each in a file, roughly
+_LEAST_ROWS = 8192
 LETTER_TIME = "ingest_time"  # a dead letter's
 _INSTANTS = (EVENT_TIME, INGEST_TIME, LETTER_TIME)
 _STATISTICS = (*_INSTANTS, SHARD, SEQUENCE)
@@ -140,6 +142,30 @@ def read(table: DeltaTable, files: pl.DataFrame) -> pl.LazyFrame:
         hive_partitioning=False,
         glob=False,
     )
+
+
+def parts(table: DeltaTable, files: pl.DataFrame, memory: int) -> Iterator[pl.LazyFrame]:
+    """Yield queries that together have all rows of these files (`path`, `num_records`, `size_bytes`).
+
+    What one gives takes some `memory` bytes at most.
+    """
+    width = _EXPANDS * int(files["size_bytes"].sum()) // max(1, int(files["num_records"].sum())) + 1
+    most = max(_LEAST_ROWS, min(4 * ROW_GROUP, memory // width))
+    small: list[int] = []
+    rows = 0
+    for number, count in enumerate(files["num_records"].to_list()):
+        if count > most:
+            whole = read(table, files[number : number + 1])
+            for start in range(0, count, most):
+                yield whole.slice(start, most if start + most < count else None)
+        else:
+            if rows + count > most:
+                yield read(table, files[small])
+                small, rows = [], 0
+            small.append(number)
+            rows += count
+    if small:
+        yield read(table, files[small])
 
 
 def replace(
