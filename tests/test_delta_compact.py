@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import threading
 from itertools import pairwise
@@ -226,6 +227,54 @@ def test_rows_larger_than_the_memory_allowed_are_sorted_all_the_same(tmp_path: P
         assert all(low.max < high.min for low, high in pairwise(shards))  # no shard lies in two row groups
         assert len(shards) == 8
     assert np.array_equal(np.sort(found["__sequence"].to_numpy()), np.arange(count))
+
+
+def compacted(path: str, queue: multiprocessing.Queue[float]) -> None:
+    """Compact a table; put how many MB the process held at most beyond what it held before."""
+    table = DeltaOfflineStore({"path": path, "memory": "128MB"}).table("rows")
+    snapshot = table.snapshot()
+    assert snapshot is not None
+    table.lazy(snapshot).head(1).collect()
+    before = _held("VmRSS")
+    table.compact(now=NOW)
+    queue.put(_held("VmHWM") - before)
+
+
+def _held(name: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith(name + ":")]
+    return int(kilobytes) / 1000
+
+
+def test_what_compaction_holds_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    table = DeltaOfflineStore({"path": str(tmp_path)}).table("rows")
+    chance = np.random.default_rng(1)
+    count, files = 500_000, 12  # some 130 bytes a row in memory: 780 MB
+    keys = pa.array([b"%08d" % entity for entity in range(60_000)])
+    for file in range(files):
+        entities = chance.integers(0, 60_000, count)
+        times = np.sort(chance.integers(JANUARY, JANUARY + 10 * DAY, count))
+        rows = pa.table(
+            {
+                "__key": keys.take(pa.array(entities)),
+                "__shard": pa.array((entities % 256).astype(np.int16)),
+                "__event_time": pa.array(times, pa.timestamp("us", "UTC")),
+                "__ingest_time": pa.array(times, pa.timestamp("us", "UTC")),
+                "__row_hash": pa.array(chance.integers(-(2**63), 2**63 - 1, count)),
+                "__sequence": pa.array(np.arange(file * count, (file + 1) * count)),
+                **{f"feature_{n}": pa.array(chance.random(count)) for n in range(8)},
+            }
+        )
+        table.append(table.snapshot(), rows, {"p": (file + 1) * count})
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[float] = context.Queue()
+    process = context.Process(target=compacted, args=(str(tmp_path), queue))
+    process.start()
+    assert queue.get(timeout=300) < 400
+    process.join()
+    snapshot = table.snapshot()
+    assert snapshot is not None
+    assert table.rows(snapshot) == files * count
 
 
 def test_rows_appended_while_compacting_are_kept(table: DeltaTable) -> None:
