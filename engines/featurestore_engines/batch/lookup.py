@@ -238,13 +238,16 @@ def as_of_values(
     work = _Work(plan, reader, features, as_known, extra, finds)
     with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as threads:
         pieces = list(threads.map(work.answer, parts))
-    result = pl.concat(pieces)
-    if len(parts) == 1:
-        return result
-    del pieces
-    place = np.empty(len(asked), np.int64)
-    place[np.concatenate([part.questions for part in parts])] = np.arange(len(asked))
-    return result.select(pl.all().gather(pl.Series(place)))
+        if len(parts) == 1:
+            return pieces[0]
+        place = np.empty(len(asked), np.uint32 if len(asked) < 2**32 else np.uint64)
+        place[np.concatenate([part.questions for part in parts])] = np.arange(len(asked))
+        back = pl.Series(place)
+
+        def in_order(name: str) -> pl.Series:
+            return pl.concat([piece[name] for piece in pieces], rechunk=True).gather(back)
+
+        return pl.DataFrame(list(threads.map(in_order, pieces[0].columns)))
 
 
 @dataclass(frozen=True)

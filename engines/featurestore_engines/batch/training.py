@@ -19,6 +19,7 @@ from featurestore.plans import DerivedValue, LabelPlan, Lookup, SetPlan, VectorP
 from featurestore.rows.casting import Context, cast
 from featurestore.rows.keys import cast_keys, encode
 from featurestore.rows.values import to_arrow
+from featurestore_engines.batch.codes import coded
 from featurestore_engines.batch.lookup import (
     AT,
     FOUND,
@@ -216,17 +217,15 @@ def _keyed(
     ]
     names = [str(place) for place in range(len(parts))]
     frame = pl.DataFrame([p.alias(n) for p, n in zip(parts, names, strict=True)])
-    distinct = frame.unique()
+    distinct, which = coded(frame)
     keys = encode(distinct, plan.keys, names)
     if keys.uncastable.any():
         bad = working.filter(encode(frame, plan.keys, names).uncastable)
         values = bad.select(c for n, c in enumerate(columns) if n not in found).row(0)
         kinds = ", ".join(f"{k.entity}: {k.type}" for k in plan.keys)
         raise RequestError(f"The key {values} does not fit {kinds}.", where=f"look-up of '{plan.name}'")
-    numbered = distinct.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("which"))
-    which = frame.join(numbered, on=names, how="left", nulls_equal=True, maintain_order="left")["which"]
     own = pl.DataFrame({plans.KEY: keys.key, plans.SHARD: keys.shard})
-    return Asked.of(own, which.to_numpy(), working[AT])
+    return Asked.of(own, which, working[AT])
 
 
 def _inputs(plan: VectorPlan, values: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,48 @@
+"""Rows are told apart alike by whichever way their keys are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featurestore_engines.batch import codes
+
+CHANCE = np.random.default_rng(7)
+FRAMES: dict[str, Callable[[int], pl.DataFrame]] = {
+    "close numbers": lambda n: pl.DataFrame({"0": CHANCE.integers(-n // 3, n // 3, n)}),
+    "small numbers": lambda n: pl.DataFrame({"0": CHANCE.integers(-128, 128, n)}).cast(pl.Int8),
+    "far numbers": lambda n: pl.DataFrame({"0": CHANCE.integers(-(2**62), 2**62, n // 4)}).sample(
+        n, with_replacement=True, seed=1
+    ),
+    "numbers and nulls": lambda n: pl.DataFrame(
+        {"0": [None if v == 3 else v for v in CHANCE.integers(0, 9, n)]}
+    ),
+    "numbers past int64": lambda n: pl.DataFrame(
+        {"0": pl.Series([2**64 - 1 - int(v) for v in CHANCE.integers(0, 9, n)], dtype=pl.UInt64)}
+    ),
+    "text": lambda n: pl.DataFrame({"0": [f"c{v}" if v else None for v in CHANCE.integers(0, n // 2, n)]}),
+    "floats": lambda n: pl.DataFrame({"0": CHANCE.choice([0.0, -0.0, 1.5, np.nan, 17850.0], n)}),
+    "dates": lambda n: pl.DataFrame({"0": CHANCE.choice([date(2026, 1, 1), date(1, 1, 1)], n).tolist()}),
+    "two columns": lambda n: pl.DataFrame(
+        {"0": CHANCE.integers(0, 30, n), "1": [f"c{v}" for v in CHANCE.integers(0, 30, n)]}
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4000])
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("at_once", [100, 131_072])
+def test_each_row_is_the_distinct_one_at_its_place(
+    kind: str, rows: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codes, "_ROWS_AT_ONCE", at_once)
+    frame = FRAMES[kind](max(rows, 4)).head(rows)
+    distinct, places = codes.coded(frame)
+    assert distinct.schema == frame.schema
+    assert distinct.is_duplicated().sum() == 0
+    assert distinct.height == frame.n_unique() if rows else distinct.height == 0
+    assert distinct[places].equals(frame, null_equal=True)
