@@ -279,7 +279,7 @@ class OfflineTable(Protocol):
         """Return the positions of all partitions in the version."""
 
     def append(
-        self, snapshot: Snapshot | None, rows: pyarrow.Table, positions: Mapping[str, int]
+        self, snapshot: Snapshot | None, rows: pyarrow.Table | polars.DataFrame, positions: Mapping[str, int]
     ) -> Snapshot | None:
         """Commit rows and positions on exactly `snapshot`; None when another commit came first."""
 

@@ -25,6 +25,9 @@ _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".ndjson": "
 
 Progress = Callable[[int], None]
 
+_STATISTICS_ROWS = 4_000_000
+"""Rows whose statistics are merged in memory, before the registry is told."""
+
 log = logging.getLogger(__name__)
 
 
@@ -146,17 +149,26 @@ def _ingest_one(
     mode: str | None,
     progress: Progress | None,
 ) -> Any:
-    from featurestore.registry.statistics import describe
+    from featurestore.registry.statistics import Statistics, describe, merge
 
     environment = store.environment
+    found: dict[str, Statistics] = {}
 
     def on_rows(rows: pl.DataFrame) -> None:
         if DELETED in rows.columns:
             rows = rows.remove(DELETED)
         if rows.height and plan.plain:
+            for name, statistics in describe(rows, plan.plain).items():
+                found[name] = merge(found[name], statistics) if name in found else statistics
+            if found[plan.plain[0].name].rows >= _STATISTICS_ROWS:
+                record()
+
+    def record() -> None:
+        if found:
             environment.registry.record_statistics(
-                environment.project, plan.name, plan.rows_fingerprint, describe(rows, plan.plain)
+                environment.project, plan.name, plan.rows_fingerprint, found
             )
+            found.clear()
 
     def on_checks(rows: int, failed: Mapping[str, int]) -> None:
         environment.registry.record_checks(
@@ -165,16 +177,19 @@ def _ingest_one(
 
     source = environment.batch(plan.source) if data is None else given(data, environment.root)
     dead_letters = environment.offline.table(tables.DEAD_LETTERS)
-    return engine.ingest(
-        plan,
-        source,
-        table,
-        dead_letters,
-        mode=mode,
-        on_rows=on_rows,
-        on_checks=on_checks,
-        progress=progress,
-    )
+    try:
+        return engine.ingest(
+            plan,
+            source,
+            table,
+            dead_letters,
+            mode=mode,
+            on_rows=on_rows,
+            on_checks=on_checks,
+            progress=progress,
+        )
+    finally:
+        record()
 
 
 def given(data: Any, root: Path) -> BatchSource:

@@ -52,16 +52,21 @@ def to_delta(rows: pa.Table) -> pa.Table:
     return rows.cast(delta_schema(rows.schema))
 
 
-def to_frame(rows: pa.Table) -> pl.DataFrame:
-    """Return the table as `to_delta` does, as a frame; text and binary that Polars made are not copied."""
-    kinds = [field.type if _is_view(field.type) else delta_type(field.type) for field in rows.schema]
-    frame = pl.from_arrow(rows.cast(pa.schema(list(zip(rows.column_names, kinds, strict=True)))))
+def to_frame(rows: pa.Table | pl.DataFrame) -> tuple[pl.DataFrame, pa.Schema]:
+    """Return what `to_delta` does as a frame, and its schema; a frame that has it already is not copied."""
+    if isinstance(rows, pl.DataFrame):
+        schema = rows.clear().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        if delta_schema(schema) == schema.remove_metadata():
+            return rows, schema
+    data = to_delta(to_table(rows))
+    frame = pl.from_arrow(data)
     assert isinstance(frame, pl.DataFrame)
-    return frame
+    return frame, data.schema
 
 
-def _is_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
+def to_table(rows: pa.Table | pl.DataFrame) -> pa.Table:
+    """Return a frame as a table; a table as it is."""
+    return rows.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(rows, pl.DataFrame) else rows
 
 
 def cast_back(rows: pa.Table, schema: Sequence[Field]) -> pa.Table:

@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 from deltalake.exceptions import DeltaError, SchemaMismatchError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import create_table_with_add_actions
 
 from featurestore import tables
 from featurestore.contracts import Forgotten, Snapshot
@@ -26,7 +26,7 @@ from featurestore.plans import EVENT_TIME, INGEST_TIME, SEQUENCE, SHARD
 from featurestore.types import Field
 from featurestore_connectors.delta import compact as compaction
 from featurestore_connectors.delta import log, retention, rewrite, scan
-from featurestore_connectors.delta.casts import cast_back, delta_schema, to_delta, to_frame
+from featurestore_connectors.delta.casts import cast_back, to_delta, to_frame, to_table
 from featurestore_connectors.delta.storage import Location, flush, is_full
 
 _PRUNED_BY = (EVENT_TIME, INGEST_TIME, SHARD, SEQUENCE, rewrite.LETTER_TIME)
@@ -47,6 +47,11 @@ def _check_columns(table: deltalake.DeltaTable, schema: pa.Schema) -> None:
     known, given = table.schema().fields, deltalake.Schema.from_arrow(schema).fields
     if {(f.name, str(f.type)) for f in known} != {(f.name, str(f.type)) for f in given}:
         raise SchemaMismatchError(f"it has {[f.name for f in known]}, the rows {[f.name for f in given]}")
+
+
+def _configuration(columns: Sequence[str]) -> dict[str, str]:
+    pruned = [name for name in _PRUNED_BY if name in columns] or columns[:1]
+    return {**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(pruned)}
 
 
 class _Version:
@@ -149,7 +154,7 @@ class DeltaTable:
         return dict(found)
 
     def append(
-        self, snapshot: Snapshot | None, rows: pa.Table, positions: Mapping[str, int]
+        self, snapshot: Snapshot | None, rows: pa.Table | pl.DataFrame, positions: Mapping[str, int]
     ) -> Snapshot | None:
         """Commit rows (possibly none) and positions on exactly `snapshot`; None when another came first.
 
@@ -162,16 +167,10 @@ class DeltaTable:
             max_commit_retries=0,
         )
         try:
-            added = [self._write_file(rows)] if rows.num_rows >= _MANY else None
-            if snapshot is None:
-                committed = self._create(rows, properties, added)
-            elif added is None:
-                committed = self._version(snapshot).take()
-                deltalake.write_deltalake(
-                    committed, to_delta(rows), mode="append", commit_properties=properties
-                )
+            if len(rows) >= _MANY:
+                committed = self._add(snapshot, *to_frame(rows), properties)
             else:
-                committed = self._add(self._version(snapshot).take(), rows, properties, added)
+                committed = self._write(snapshot, to_delta(to_table(rows)), properties)
         except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
             newest = self.snapshot()
             if newest is not None and newest.version > (-1 if snapshot is None else snapshot.version):
@@ -192,51 +191,53 @@ class DeltaTable:
 
     def _add(
         self,
-        table: deltalake.DeltaTable,
-        rows: pa.Table,
+        snapshot: Snapshot | None,
+        frame: pl.DataFrame,
+        schema: pa.Schema,
         properties: deltalake.CommitProperties,
-        added: list[AddAction],
     ) -> deltalake.DeltaTable:
-        """Commit files of these rows on exactly the table's version and return the version that it made."""
-        schema = delta_schema(rows.schema)
-        _check_columns(table, schema)
-        made = table.version() + 1  # this commit moves no deltalake object on
-        table.create_write_transaction([*added], "append", schema, commit_properties=properties)
-        return deltalake.DeltaTable(
-            self.location.uri, version=made, storage_options=self.location.options or None
-        )
-
-    def _create(
-        self, rows: pa.Table, properties: deltalake.CommitProperties, added: list[AddAction] | None
-    ) -> deltalake.DeltaTable:
-        pruned = [name for name in _PRUNED_BY if name in rows.column_names] or rows.column_names[:1]
-        configuration = {**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(pruned)}
-        if added is None:
-            deltalake.write_deltalake(
+        """Write a file of rows and commit it. One whose commit is lost is deleted by `vacuum`."""
+        added = rewrite.write_frame(self, f"appended/{secrets.token_hex(16)}.parquet", frame)
+        made = 0
+        if snapshot is None:
+            create_table_with_add_actions(
                 self.location.uri,
-                to_delta(rows),
+                deltalake.Schema.from_arrow(schema),
+                [added],
                 mode="error",
-                configuration=configuration,
+                configuration=_configuration(schema.names),
                 storage_options=self.location.options or None,
                 commit_properties=properties,
             )
         else:
-            create_table_with_add_actions(
-                self.location.uri,
-                deltalake.Schema.from_arrow(delta_schema(rows.schema)),
-                added,
-                mode="error",
-                configuration=configuration,
-                storage_options=self.location.options or None,
-                commit_properties=properties,
-            )
-        return deltalake.DeltaTable(
-            self.location.uri, version=0, storage_options=self.location.options or None
-        )
+            table = self._version(snapshot).take()
+            _check_columns(table, schema)
+            made = snapshot.version + 1  # the commit moves no deltalake object on
+            table.create_write_transaction([added], "append", schema, commit_properties=properties)
+        return self._opened(made)
 
-    def _write_file(self, rows: pa.Table) -> AddAction:
-        """Return what adds a new file of these rows. One whose commit is lost is deleted by `vacuum`."""
-        return rewrite.write_frame(self, f"appended/{secrets.token_hex(16)}.parquet", to_frame(rows))
+    def _write(
+        self, snapshot: Snapshot | None, rows: pa.Table, properties: deltalake.CommitProperties
+    ) -> deltalake.DeltaTable:
+        """Have deltalake write rows and commit them."""
+        if snapshot is not None:
+            table = self._version(snapshot).take()
+            deltalake.write_deltalake(table, rows, mode="append", commit_properties=properties)
+            return table
+        deltalake.write_deltalake(
+            self.location.uri,
+            rows,
+            mode="error",
+            configuration=_configuration(rows.column_names),
+            storage_options=self.location.options or None,
+            commit_properties=properties,
+        )
+        return self._opened(0)
+
+    def _opened(self, version: int) -> deltalake.DeltaTable:
+        return deltalake.DeltaTable(
+            self.location.uri, version=version, storage_options=self.location.options or None
+        )
 
     def flush(self, version: int) -> None:
         """Force a version's commit and the files that it added to the disk."""

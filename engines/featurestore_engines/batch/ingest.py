@@ -27,7 +27,7 @@ from featurestore_engines.batch.ahead import ahead
 from featurestore_engines.batch.expectations import Expectations, Verdict, describe
 
 COMMIT_ROWS = 500_000
-READ_ROWS = 131_072
+READ_ROWS = 250_000
 _NO_COUNTS = ("rows", "rejected")
 
 Mode = Literal["append"]
@@ -268,8 +268,7 @@ class Ingest:
                 pl.lit(tables.BATCH).alias(plans.PARTITION),
                 pl.int_range(start, end, dtype=pl.Int64).alias(plans.SEQUENCE),
             )
-            arrow = numbered.to_arrow(compat_level=pl.CompatLevel.newest())
-            if self._table.append(snapshot, arrow, positions) is not None:
+            if self._table.append(snapshot, numbered, positions) is not None:
                 return numbered
 
     def _bury(self, parts: Sequence[_Part]) -> None:
