@@ -124,6 +124,19 @@ def test_the_hash_of_a_slice_is_the_slice_of_the_hash() -> None:
     assert hashing.row_hash(frame[:0], schema).to_list() == []
 
 
+@pytest.mark.parametrize("kind", ["string", "binary"])
+@pytest.mark.parametrize("longest", [8, 12, 13, 65])
+def test_text_hashes_alike_beside_shorter_and_longer_text(kind: str, longest: int) -> None:
+    schema = [Field("a", DataType.parse(kind))]
+    texts = [("xyzäß" * 20).encode()[:n].decode(errors="ignore") for n in range(longest + 1)]
+    values: list[Any] = [None, *texts] if kind == "string" else [None, *(text.encode() for text in texts)]
+    rows = [{"a": value} for value in values]
+    frame = frame_of(schema, rows)
+    for part in (frame, frame[2:], pl.concat([frame[:1], frame[1:]]), frame[1:].drop_nulls()):
+        expected = [slow_row_hash({"a": value}, schema) for value in part["a"]]
+        assert hashing.row_hash(part, schema).to_list() == expected
+
+
 GOLDEN_SCHEMA = [
     Field("amount", DataType.parse("float64")),
     Field("at", DataType.parse("timestamp")),
