@@ -234,7 +234,8 @@ def as_of_values(
     (0 … n-1), that their own question sees whether the table has them or not. A range of shards is read and
     answered at a time, each by a thread.
     """
-    parts = _parts(asked, reader.ranges())
+    # the largest first, so that no thread is left alone with a hot entity's
+    parts = sorted(_parts(asked, reader.ranges()), key=lambda part: -len(part.questions))
     work = _Work(plan, reader, features, as_known, extra, finds)
     with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as threads:
         pieces = list(threads.map(work.answer, parts))
