@@ -43,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit status; see `failures`."""
     if arguments is None:
         gc.set_threshold(_COLLECT_AFTER)  # looking through modules while they load is a fifth of a start
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None and status == failures.INTERRUPTED:
+        failures.end_at_once(status)
+    return status
+
+
+def _run(given: list[str]) -> int:
     session = Session()
     try:
         status = app(args=given, prog_name="featurestore", standalone_mode=False, obj=session)
@@ -55,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except failures.UsageError as error:
         failures.show_usage(error, json="--json" in given)
         return failures.USED_WRONGLY
-    except (KeyboardInterrupt, typer.Abort):
-        if arguments is None:
-            failures.end_at_once(failures.INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):  # Typer makes a status of most
         return failures.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         failures.silence_stdout()
