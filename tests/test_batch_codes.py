@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import date
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 
 from featurestore_engines.batch import codes
@@ -26,6 +28,7 @@ FRAMES: dict[str, Callable[[int], pl.DataFrame]] = {
     ),
     "text": lambda n: pl.DataFrame({"0": [f"c{v}" if v else None for v in CHANCE.integers(0, n // 2, n)]}),
     "floats": lambda n: pl.DataFrame({"0": CHANCE.choice([0.0, -0.0, 1.5, np.nan, 17850.0], n)}),
+    "NaN alone": lambda n: pl.DataFrame({"0": [math.nan] * n}),
     "dates": lambda n: pl.DataFrame({"0": CHANCE.choice([date(2026, 1, 1), date(1, 1, 1)], n).tolist()}),
     "two columns": lambda n: pl.DataFrame(
         {"0": CHANCE.integers(0, 30, n), "1": [f"c{v}" for v in CHANCE.integers(0, 30, n)]}
@@ -42,6 +45,7 @@ def test_each_row_is_the_distinct_one_at_its_place(
     monkeypatch.setattr(codes, "_ROWS_AT_ONCE", at_once)
     frame = FRAMES[kind](max(rows, 4)).head(rows)
     distinct, places = codes.coded(frame)
+    frame = frame.with_columns(cs.float().fill_nan(None))
     assert distinct.schema == frame.schema
     assert distinct.is_duplicated().sum() == 0
     assert distinct.height == frame.n_unique() if rows else distinct.height == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from featurestore.aggregates.arrays import Array
 
@@ -16,7 +17,11 @@ _ROWS_AT_ONCE = 131_072
 
 
 def coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
-    """Return the distinct rows, in any order, and for each row its place among them. Null is a value."""
+    """Return the distinct rows, in any order, and for each row its place among them.
+
+    Null is a value, and NaN is null: no key is either, and Polars joins NaN to itself in some frames only.
+    """
+    rows = rows.with_columns(cs.float().fill_nan(None))
     if rows.width == 1 and rows.height:
         [column] = rows
         if column.dtype.is_integer() and not column.null_count():
