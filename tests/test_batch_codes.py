@@ -26,6 +26,7 @@ FRAMES: dict[str, Callable[[int], pl.DataFrame]] = {
     "numbers past int64": lambda n: pl.DataFrame(
         {"0": pl.Series([2**64 - 1 - int(v) for v in CHANCE.integers(0, 9, n)], dtype=pl.UInt64)}
     ),
+    "numbers of 128 bits": lambda n: pl.DataFrame({"0": CHANCE.integers(0, n, n)}).cast(pl.Int128),
     "text": lambda n: pl.DataFrame({"0": [f"c{v}" if v else None for v in CHANCE.integers(0, n // 2, n)]}),
     "floats": lambda n: pl.DataFrame({"0": CHANCE.choice([0.0, -0.0, 1.5, np.nan, 17850.0], n)}),
     "NaN alone": lambda n: pl.DataFrame({"0": [math.nan] * n}),

@@ -201,6 +201,19 @@ def test_a_large_month_is_split_into_buckets_of_shards(
     assert shards == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
+def test_a_row_group_that_is_a_bit_larger_is_not_cut_within_a_shard(
+    table: DeltaTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (compaction.rewrite, compaction):
+        monkeypatch.setattr(module, "ROW_GROUP", 100, raising=False)
+    rows = [row | {"__shard": 0 if n < 110 else 200} for n, row in enumerate(some_rows(0, 200, JANUARY, DAY))]
+    append(table, rows)
+    table.compact(now=NOW)
+    [file] = table.files(table.snapshot())
+    parts = pq.ParquetFile(file).metadata
+    assert [parts.row_group(n).num_rows for n in range(parts.num_row_groups)] == [110, 90]
+
+
 def test_rows_larger_than_the_memory_allowed_are_sorted_all_the_same(tmp_path: Path) -> None:
     table = DeltaOfflineStore({"path": str(tmp_path), "memory": "128MB"}).table("rows")
     count = 1_000_000  # of 160 bytes and more

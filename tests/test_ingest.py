@@ -98,6 +98,18 @@ def test_every_row_of_many_commits_arrives_once(tmp_path, monkeypatch):
         assert rows[EVENT_ID].n_unique() == 300
 
 
+def test_rows_that_are_refused_are_committed_in_parts_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore_engines.batch.ingest.COMMIT_ROWS", 40)
+    monkeypatch.setattr("featurestore_engines.batch.ingest.READ_ROWS", 16)
+    refused = payments(300).with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias("at"))
+    with open_project(tmp_path, a=refused) as store:
+        [report] = store.ingest("spend")
+        assert (report.rows_read, report.rows_written) == (300, 0)
+        letters = store.environment.offline.table(tables.DEAD_LETTERS)
+        assert letters.lazy(letters.snapshot()).collect().height == 300
+        assert letters.snapshot().version >= 5
+
+
 def test_inputs_share_a_commit_and_a_bad_one_takes_nothing_from_those_before_it(tmp_path):
     history = {"a": payments(30), "b": payments(70)[30:], "c": payments(70)[30:], "d": payments(90)[70:]}
     with open_project(tmp_path, **history) as store:

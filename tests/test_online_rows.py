@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ ASKED: list[dict[str, Any]] = [
     {"customer": "no number"},
     {},
     {"customer": 1, "unknown": 2},
+    {"customer": Decimal("sNaN")},
+    {"customer": Decimal("Infinity")},
+    {"customer": pl.Series([1])},
 ]
 
 
@@ -108,7 +112,7 @@ def test_a_row_among_many_gets_what_it_gets_alone(store: FeatureStore, vector: s
     assert list(map(repr, found.rows)) == [repr(one.rows[0]) for one in alone]
     assert found.status == [one.status[0] for one in alone]
     assert found.errors == [one.errors[0] for one in alone]
-    assert [error is not None for error in found.errors] == [False] * (ENTITIES + 2) + [True] * 3
+    assert [error is not None for error in found.errors] == [False] * (ENTITIES + 2) + [True] * 6
     assert {"PRESENT", "INVALID"} < {status for row in found.status for status in row}
 
 

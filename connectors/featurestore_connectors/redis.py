@@ -251,7 +251,7 @@ class RedisOnlineStore:
         if self._client.cluster or not is_lasting(generation):
             return False
         return all(
-            not expected and isinstance(columns, EntityColumns) and columns.expire_ms is None
+            not expected and isinstance(columns, EntityColumns) and columns and columns.expire_ms is None
             for _, expected, *_, columns in writes
         )
 

@@ -57,11 +57,12 @@ class NewFile:
 
     def add(self, part: pa.RecordBatch) -> None:
         """Write rows."""
-        self._writer.write_batch(part, row_group_size=ROW_GROUP)
+        whole = part.num_rows <= 2 * ROW_GROUP  # a block of shards is a row group, though it be a bit larger
+        self._writer.write_batch(part, row_group_size=part.num_rows if whole else ROW_GROUP)
         self.rows += part.num_rows
         for name in _STATISTICS:
-            if name in part.schema.names:
-                column = part[name]
+            column = part[name] if name in part.schema.names else None
+            if column is not None and _tells(name, pa.types.is_timestamp(column.type)):
                 found = pc.min_max(column.cast(pa.int64())).as_py()
                 low, high = self._bounds.get(name, (found["min"], found["max"]))
                 self._bounds[name] = (_least(low, found["min"]), _most(high, found["max"]))
@@ -89,7 +90,11 @@ def write_frame(table: DeltaTable, path: str, frame: pl.DataFrame) -> AddAction:
         with suppress(OSError):
             files.delete_file(path)
         raise
-    known = frame.select(pl.col(name).to_physical() for name in _STATISTICS if name in frame.columns)
+    known = frame.select(
+        pl.col(name).to_physical()
+        for name in _STATISTICS
+        if name in frame.columns and _tells(name, frame.schema[name] == pl.Datetime)
+    )
     bounds = {column.name: (column.min(), column.max()) for column in known}
     return _added(files, path, frame.height, bounds, is_new=True)
 
@@ -114,6 +119,11 @@ def _added(
     stats = json.dumps({"numRecords": rows, **ends})
     size = files.get_file_info(path).size
     return AddAction(path, size, {}, time.time_ns() // 1_000_000, is_new, stats)
+
+
+def _tells(name: str, is_instant: bool) -> bool:
+    """Tell whether a column's bounds belong into the log; a feature of any type may have a letter's name."""
+    return is_instant or name not in _INSTANTS
 
 
 def _repeats(field: pa.Field) -> bool:

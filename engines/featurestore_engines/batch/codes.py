@@ -14,6 +14,7 @@ from featurestore.aggregates.arrays import Array
 
 _SPARSE = 4  # an array may be so many times as long as there are rows
 _ROWS_AT_ONCE = 131_072
+_WORDS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
 
 
 def coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
@@ -24,7 +25,7 @@ def coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
     rows = rows.with_columns(cs.float().fill_nan(None))
     if rows.width == 1 and rows.height:
         [column] = rows
-        if column.dtype.is_integer() and not column.null_count():
+        if column.dtype in _WORDS and not column.null_count():
             low, high = int(column.min()), int(column.max())  # type: ignore[arg-type]
             if high - low < _SPARSE * rows.height and high < 2**63:
                 return _by_array(column, low, high)

@@ -186,7 +186,7 @@ class Ingest:
         try:
             for part in self._new(source, inputs, report):
                 load.append(part)
-                rows += part.rows.height
+                rows += part.rows.height + part.dead.height
                 if rows >= COMMIT_ROWS:
                     yield load
                     load, rows = [], 0

@@ -275,11 +275,9 @@ def _part(column: str, encode: Callable[[Any], bytes], slot: int | None) -> Key:
 
     def asked(given: Mapping[str, Any], _: Sequence[Any]) -> bytes | None:
         value = given.get(column)
-        if value is None or value != value:
-            return None
         try:
-            return encode(value)
-        except ValueError as error:
+            return None if value is None or value != value else encode(value)
+        except (ValueError, TypeError, ArithmeticError) as error:  # of odd objects, when they are compared
             raise ValueError(f"{column}: {error}") from None
 
     def found(_: Mapping[str, Any], values: Sequence[Any]) -> bytes | None:
