@@ -160,6 +160,14 @@ GOLDEN_ROWS = [
 GOLDEN = [-4847698040374769756, 7912283173631100009, 4738634026568171942]
 
 
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_categories_hash_as_their_text(count: int) -> None:
+    text = pl.Series(["north", None, "", "a name that is longer than a view holds"][:count] * 10)[:count]
+    kind, valid = DataType.parse("string"), text.is_not_null()
+    for values in (text.cast(pl.Categorical), text.cast(pl.Enum(text.drop_nulls().unique()))):
+        assert (hashing.words(values, kind) == hashing.words(text, kind))[valid.to_numpy()].all()
+
+
 def test_the_row_hash_never_changes() -> None:
     """A hash that changes reorders rows that are stored; never edit the expected values."""
     assert [identity.row_hash(row, GOLDEN_SCHEMA) for row in GOLDEN_ROWS] == GOLDEN

@@ -200,6 +200,8 @@ def _short_words(series: pl.Series) -> Words | None:
     array = series.to_arrow(compat_level=pl.CompatLevel.newest())
     if not len(array):
         return np.zeros(0, np.uint64)
+    if not (pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type)):
+        return None  # categories are a dictionary's
     views = array.buffers()[1]
     parts = np.frombuffer(views, "<u4", 4 * len(array), array.offset * 16).reshape(-1, 4)
     lengths = parts[:, 0]
