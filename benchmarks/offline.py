@@ -37,6 +37,7 @@ kind: FeatureSet
 name: spend
 entities: [customer]
 source: payments
+online: false
 aggregations:
   - {column: amount, functions: [sum, count, max, avg], windows: [1d, 7d, 30d]}
 ---
