@@ -18,7 +18,8 @@ from typing import Any
 import orjson
 
 from featurestore.instants import format_instant
-from featurestore.online.reader import INVALID, NOT_FOUND, NULL_VALUE, OUTSIDE_TTL, PRESENT, VectorResult
+from featurestore.online.lookups import INVALID, NOT_FOUND, NULL_VALUE, OUTSIDE_TTL, PRESENT
+from featurestore.online.reader import VectorResult
 from featurestore.types import DataType, Field
 
 ARROW = "application/vnd.apache.arrow.stream"

@@ -167,10 +167,11 @@ def _write(table: DeltaTable, job: _Job, schema: pa.Schema, memory: str, added: 
         spill = Spill(Path(folder, "rows.arrow"), schema, limit // 2)
         for rows, counts in _grouped(table, job, schema, limit):
             spill.add(rows, counts)
-        if any(spill.size(number) > limit // _LARGE for number in range(len(groups))):
+        large = {number for number in range(len(groups)) if spill.size(number) > limit // _LARGE}
+        if large:
             spill.flush()  # what sorts such a group takes the memory
         spill.close()
-        work = _Files(table, schema, spill, memory, Path(folder), added)
+        work = _Files(table, schema, spill, large, memory, Path(folder), added)
         files: dict[tuple[int, int], list[int]] = {}
         for number, (month, block) in enumerate(groups):
             files.setdefault((month, block * job.buckets[month] // job.blocks[month]), []).append(number)
@@ -219,13 +220,17 @@ def _grouped(
 
 
 class _Files:
-    """Writes groups of rows, sorted, into files. `write` may run in several threads."""
+    """Writes groups of rows, sorted, into files. `write` may run in several threads.
+
+    `large` are the groups that are sorted out of core, in `memory`.
+    """
 
     def __init__(
         self,
         table: DeltaTable,
         schema: pa.Schema,
         spill: Spill,
+        large: set[int],
         memory: str,
         folder: Path,
         added: list[AddAction],
@@ -233,6 +238,7 @@ class _Files:
         self._table = table
         self._schema = schema
         self._spill = spill
+        self._large = large
         self._memory = memory
         self._folder = folder
         self._added = added
@@ -265,7 +271,7 @@ class _Files:
 
     def _sorted(self, group: int) -> Iterator[pa.RecordBatch]:
         """Yield a group's rows by shard, entity and time."""
-        if self._spill.size(group) > _bytes(self._memory) // _LARGE:
+        if group in self._large:
             with self._lock:  # one at a time
                 yield from self._sorted_on_disk(group)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -34,15 +33,11 @@ _VERBS = (
 )
 """All verbs, in the order of the help."""
 
-_COLLECT_AFTER = 50_000  # objects
-
 app.registered_commands.sort(key=lambda command: _VERBS.index(command.name or ""))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit status; see `failures`."""
-    if arguments is None:
-        gc.set_threshold(_COLLECT_AFTER)  # looking through modules while they load is a fifth of a start
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None and status == failures.INTERRUPTED:
         failures.end_at_once(status)

@@ -21,9 +21,6 @@ from featurestore.online.base import BaseRows
 from featurestore.online.lookups import (
     INVALID,
     NOT_FOUND,
-    NULL_VALUE,
-    OUTSIDE_TTL,
-    PRESENT,
     LookupReader,
     Rows,
     levels_of,
@@ -33,17 +30,6 @@ from featurestore.online.requests import cast_row, outward
 from featurestore.online.writer import MARK, lost, mark_of
 from featurestore.plans import SetPlan, VectorPlan
 from featurestore.types import Field
-
-__all__ = [
-    "AHEAD",
-    "INVALID",
-    "NOT_FOUND",
-    "NULL_VALUE",
-    "OUTSIDE_TTL",
-    "PRESENT",
-    "VectorReader",
-    "VectorResult",
-]
 
 AHEAD = 5 * MINUTE
 """How far after the present an instant may be asked for."""
