@@ -159,7 +159,8 @@ def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
     assert kept == []
     logged = [json.loads(line) for line in running.said.splitlines() if line.startswith('{"time"')]
     [death] = [line for line in logged if line["level"] == "warning"]
-    assert "ended by signal SIGKILL. All processes start again" in death["message"]
+    assert "ended by signal SIGKILL" in death["message"]  # the other may have ended of it by then
+    assert "All processes start again" in death["message"]
     store.drain()  # what the process that was killed had read is counted twice, so some may be left
     check(store)
 
@@ -249,6 +250,7 @@ def test_a_cluster_by_hand_whose_member_comes_and_goes(project: tuple[Path, Feat
         send(store, "payments", paid[100:])
         send(store, "visits", visited)
         with command(root, *members[1]) as second:
+            until(lambda: "Streaming" in second.said, "the start", second)
             until(lambda: measured_lag(url) == 0 and is_replaced(url), "the rest", first)
             first.process.send_signal(signal.SIGTERM)
             assert second.end() == 0, second.said
