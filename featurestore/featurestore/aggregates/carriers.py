@@ -95,12 +95,19 @@ def pairs(values: Array) -> tuple[Array, Array | None]:
 
 def plain_values(values: Array, found: Array, kind: DataType) -> list[object]:
     """Return finished values as row values of their type, None where not found."""
-    items: list[object] = values.tolist()
+    items: list[object] = plain_array(values, found, kind).tolist()
+    return items
+
+
+def plain_array(values: Array, found: Array, kind: DataType) -> Array:
+    """Return finished values as an array of row values of their type, None where not found."""
+    items = values.astype(object)
     if (restore := _restore(kind)) is not None:
-        items = [restore(item) if there else None for item, there in zip(items, found.tolist(), strict=True)]
-    if found.all():
-        return items
-    return [item if there else None for item, there in zip(items, found.tolist(), strict=True)]
+        for place in np.flatnonzero(found).tolist():
+            items[place] = restore(items[place])
+    if not found.all():
+        items[~found] = None
+    return items
 
 
 def _restore(kind: DataType) -> Restore | None:

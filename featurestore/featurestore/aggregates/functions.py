@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featurestore.aggregates.carriers import carrier, plain_values
+from featurestore.aggregates.carriers import carrier, plain_array, plain_values
 from featurestore.aggregates.function import Finished, Function, Parameters
 from featurestore.aggregates.library import counting, numbers, positions, time
 from featurestore.errors import SpecError, did_you_mean
@@ -69,6 +69,7 @@ __all__ = [
     "Parameters",
     "carrier",
     "function_names",
+    "plain_array",
     "plain_values",
     "result_type",
     "told",

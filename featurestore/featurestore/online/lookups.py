@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from featurestore.aggregates import plain_values
+from featurestore.aggregates import plain_array
+from featurestore.aggregates.arrays import Array
 from featurestore.aggregates.layout import AllFinished
 from featurestore.contracts import EntityRead
 from featurestore.errors import HistoryError
@@ -208,26 +210,37 @@ class LookupReader:
 
     def _fill_finished(self, rows: Rows, numbers: Sequence[int], finished: AllFinished) -> int:
         """Set the aggregates of rows (by number); return how many of them overflowed."""
-        size = len(numbers)
-        columns: dict[int, list[Any]] = {}
+        shape = len(self._outputs), len(numbers)
+        values, is_there = np.empty(shape, object), np.zeros(shape, bool)
         count = 0
-        for places, (values, found) in finished:
-            wanted = [
-                (place, n * size, (n + 1) * size) for n, place in enumerate(places) if place in self._kinds
-            ]
+        for places, told in finished:
+            wanted = [place for place in places if place in self._kinds]
             if not wanted:
                 continue
-            items = plain_values(values, found, self._kinds[wanted[0][0]])
-            for place, start, end in wanted:
-                columns[place] = items[start:end]
-            overflows = self._outputs[wanted[0][0]].overflows
-            if overflows is not None and (over := overflows((values, found))).any():
-                for place, start, end in wanted:
-                    count += self._aggregated.count(place) * int(over[start:end].sum())
-        ordered = [columns[place] for place in self._aggregated]
-        for row, own in zip(numbers, zip(*ordered, strict=True), strict=True):
-            self._slots.put(rows, row, list(own))
+            alike = len(places), len(numbers)
+            values[places] = plain_array(*told, self._kinds[wanted[0]]).reshape(alike)
+            is_there[places] = told[1].reshape(alike)
+            overflows = self._outputs[wanted[0]].overflows
+            if overflows is not None and (over := overflows(told)).any():
+                each = dict(zip(places, over.reshape(alike).sum(axis=1).tolist(), strict=True))
+                count += sum(self._aggregated.count(place) * each[place] for place in wanted)
+        items = values[self._aggregated].T.tolist()
+        statuses = _statuses(is_there[self._aggregated])
+        for row, own, status in zip(numbers, items, statuses, strict=True):
+            self._slots.put(rows, row, own, status)
         return count
+
+
+def _statuses(is_there: Array) -> Iterator[list[str]]:
+    """Yield each row's statuses, by what is there (of a value, of a row); rows that are alike share theirs."""
+    packed = np.packbits(is_there, axis=0)
+    patterns, size = packed.T.tobytes(), len(packed)
+    known: dict[bytes, list[str]] = {}
+    for row in range(is_there.shape[1]):
+        pattern = patterns[row * size : (row + 1) * size]
+        if pattern not in known:
+            known[pattern] = [PRESENT if there else NULL_VALUE for there in is_there[:, row].tolist()]
+        yield known[pattern]
 
 
 class _Short(NamedTuple):
