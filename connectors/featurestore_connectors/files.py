@@ -27,7 +27,7 @@ from featurestore.contracts import BatchInput
 from featurestore.errors import OperatorError, SpecError, did_you_mean
 from featurestore.rows.dead_letters import MALFORMED, PAYLOAD
 from featurestore_connectors.delta_source import DeltaSource
-from featurestore_connectors.parquet import read_parquet, slices
+from featurestore_connectors.parquet import read_parquet, slices, unreadable
 
 _SUFFIXES = {"parquet": (".parquet",), "csv": (".csv",), "json": (".json", ".jsonl", ".ndjson")}
 _COMPRESSED = ("", ".gz", ".bz2", ".zst")
@@ -85,10 +85,7 @@ class FileSource:
         try:
             yield from read(path, skip, batch_rows, columns)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise OperatorError(
-                f"{path} cannot be read as {self.kind}: {error}",
-                hint="Repair it, or move it out of the path.",
-            ) from error
+            raise unreadable(path, self.kind, error) from error
 
     def _paths(self) -> list[Path]:
         pattern = str(self.root / self.path)
