@@ -9,6 +9,7 @@ are known before anything is read, and one round trip fetches every edge of ever
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,27 +48,27 @@ class OnlineLayout:
         bits = tuple(top - FAN_OUT_BITS * level for level in range(LEVELS) if top >= FAN_OUT_BITS * level)
         return OnlineLayout(plan, aggregates, PartsPlan.of(aggregates.inputs), bits)
 
-    @property
+    @cached_property
     def has_order(self) -> bool:
         """Whether rows carry a rank of the source's order_by column."""
         return self.plan.source.order_by is not None
 
-    @property
+    @cached_property
     def has_ids(self) -> bool:
         """Whether rows carry the hash of an event id."""
         return bool(self.plan.source.event_id)
 
-    @property
+    @cached_property
     def has_deleted(self) -> bool:
         """Whether rows may be deleted: retract their id or, without ids, end their entity."""
         return self.plan.source.deleted is not None
 
-    @property
+    @cached_property
     def ends(self) -> bool:
         """Whether a deleted row ends its entity: it and all before it count nowhere."""
         return self.has_deleted and not self.has_ids
 
-    @property
+    @cached_property
     def has_plain(self) -> bool:
         """Whether the set has row-level features."""
         return bool(self.plan.plain)

@@ -232,7 +232,7 @@ class LookupReader:
 
 
 def _statuses(is_there: Array) -> Iterator[list[str]]:
-    """Yield each row's statuses, by what is there (of a value, of a row); rows that are alike share theirs."""
+    """Yield each row's statuses, by what is there (of value and row); rows that are alike share theirs."""
     packed = np.packbits(is_there, axis=0)
     patterns, size = packed.T.tobytes(), len(packed)
     known: dict[bytes, list[str]] = {}

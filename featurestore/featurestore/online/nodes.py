@@ -67,6 +67,24 @@ class Leaf:
             None if self.deleted is None else self.deleted[index],
         )
 
+    def between(self, start: int, end: int) -> Leaf:
+        """Return the rows from `start` up to `end`, of no floor."""
+        return Leaf(
+            self.times[start:end],
+            self.ingest[start:end],
+            self.hashes[start:end],
+            None if self.order is None else self.order[start:end],
+            None if self.ids is None else self.ids[start:end],
+            RowParts(
+                tuple((values[start:end], valid[start:end]) for values, valid in self.parts.columns),
+                tuple(condition[start:end] for condition in self.parts.conditions),
+                tuple(category[start:end] for category in self.parts.categories),
+            ),
+            self.plain[start:end],
+            None,
+            None if self.deleted is None else self.deleted[start:end],
+        )
+
 
 @dataclass(frozen=True)
 class Directory:

@@ -69,17 +69,21 @@ class Update:
         merged = self._trim(_merge(leaf, rows, self._layout.plan.source.on_duplicate == "replace"))
         if is_leaf(len(merged)) or level + 1 >= len(self._layout.bits):
             return merged
-        none = np.zeros(0, "<i8")
-        blank = Directory(
-            none,
-            tuple(use.state.empty(0) for use in self._layout.aggregates.uses),
-            [],
-            none,
-            np.zeros(0, bool),
-            np.zeros(0, bool),
-            floor=merged.floor,
-        )
-        return self._descend(blank, level, replace(merged, floor=None))
+        return self._split(merged, level)
+
+    def _split(self, leaf: Leaf, level: int) -> Directory:
+        """Return the directory of a leaf that is too large for one; its rows are in order, and trimmed."""
+        below = level + 1
+        numbers, starts = np.unique(leaf.times >> self._layout.bits[below], return_index=True)
+        ends = [*starts[1:].tolist(), len(leaf)]
+        children: list[Node] = []
+        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True):
+            part = leaf.between(start, end)
+            is_small = is_leaf(end - start) or below + 1 >= len(self._layout.bits)
+            child = part if is_small else self._split(part, below)
+            self._changed[node_name(below, number)] = child
+            children.append(child)
+        return self._directory(numbers, children, leaf.floor)
 
     def _descend(self, node: Directory, level: int, rows: Leaf) -> Directory:
         """Put rows into the children of a directory at `level`, and renew those children's tiles."""
@@ -90,20 +94,33 @@ class Update:
             self._insert(node_name(below, number), below, rows.take(np.flatnonzero(numbers == number)))
             for number in touched.tolist()
         ]
-        newest = [newest_plain(child, self._layout) for child in children]
+        renewed = self._directory(touched, children, node.floor)
         kept = nodes.take_tiles(node, np.flatnonzero(~np.isin(node.slices, touched)))
         joined = Directory(
-            np.concatenate([kept.slices, touched]),
-            tuple(
-                concatenate([old, new]) for old, new in zip(kept.states, self._tiles(children), strict=True)
-            ),
-            [*kept.plain, *(plain for plain, _ in newest)],
-            np.concatenate([kept.plain_times, np.array([time for _, time in newest])]),
-            np.concatenate([kept.deep, np.array([isinstance(child, Directory) for child in children])]),
-            np.concatenate([kept.ended, np.array([self._end(child) >= 0 for child in children])]),
+            np.concatenate([kept.slices, renewed.slices]),
+            tuple(concatenate([*each]) for each in zip(kept.states, renewed.states, strict=True)),
+            [*kept.plain, *renewed.plain],
+            np.concatenate([kept.plain_times, renewed.plain_times]),
+            np.concatenate([kept.deep, renewed.deep]),
+            np.concatenate([kept.ended, renewed.ended]),
             node.floor,
         )
+        if not len(kept.slices) or kept.slices[-1] < touched[0]:
+            return joined
         return nodes.take_tiles(joined, np.argsort(joined.slices))
+
+    def _directory(self, numbers: Array, children: list[Node], floor: int | None) -> Directory:
+        """Return the tiles of these slices' nodes."""
+        newest = [newest_plain(child, self._layout) for child in children]
+        return Directory(
+            numbers,
+            tuple(self._tiles(children)),
+            [plain for plain, _ in newest],
+            np.array([time for _, time in newest], "<i8"),
+            np.array([isinstance(child, Directory) for child in children]),
+            np.array([self._end(child) >= 0 for child in children]),
+            floor,
+        )
 
     def _end(self, node: Node) -> int:
         """Return the last row, or tile, of a node in which the entity ends; -1 where it does not."""
