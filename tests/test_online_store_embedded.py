@@ -48,6 +48,19 @@ def test_it_keeps_its_address_over_restarts_and_its_data_when_told_to(start_serv
         server.stop()
 
 
+def test_it_is_started_once_its_data_is_loaded(tmp_path: Path) -> None:
+    slowly = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
+    with EmbeddedServer(tmp_path, appendonly=True, arguments=slowly) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.mset({f"a{number}": "1" * 100 for number in range(300)})
+            client.bgrewriteaof()
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                pass
+        server.kill()
+        server.start()
+        assert len(names(server)) == 300
+
+
 def test_it_ends_with_its_block_and_leaves_nothing() -> None:
     with EmbeddedServer() as server:
         put(server, "a")

@@ -144,7 +144,7 @@ class EmbeddedServer:
         own = b"process_id:%d\r\n" % process.pid
         while process.poll() is None and time.monotonic() < deadline:
             answer = _info(port)
-            if own in answer and b"loading:0\r\n" in answer:
+            if own in answer and b"\nloading:0\r\n" in answer:
                 return True
             time.sleep(0.005)
         return False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featurestore_connectors.delta.table import DeltaTable
 
 ROW_GROUP = 131_072
+_APPENDED: dict[str, Any] = {"compression": "snappy", "row_group_size": ROW_GROUP}
 _EXPANDS = 4  # bytes in memory for each in a file, roughly
 _LEAST_ROWS = 8192
 LETTER_TIME = "ingest_time"  # a dead letter's
@@ -84,8 +85,11 @@ def write_frame(table: DeltaTable, path: str, frame: pl.DataFrame) -> AddAction:
     if table.location.is_local:
         files.create_dir(path.rpartition("/")[0])
     try:
-        with files.open_output_stream(path) as stream:
-            frame.write_parquet(stream, compression="snappy", row_group_size=ROW_GROUP)
+        if table.location.is_local:
+            frame.write_parquet(f"{table.location.uri}/{path}", **_APPENDED)
+        else:
+            with files.open_output_stream(path) as stream:
+                frame.write_parquet(stream, **_APPENDED)
     except BaseException:
         with suppress(OSError):
             files.delete_file(path)
