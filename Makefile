@@ -42,7 +42,7 @@ demo: setup ## the whole line on the fraud example: history, stream, training, s
 	$(BIN)/python specs/fraud/demo.py
 
 test: setup ## run the tests, but for those marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 conformance: setup ## run every case of tests/conformance in every mode
 	$(BIN)/python -m pytest -q tests/conformance
