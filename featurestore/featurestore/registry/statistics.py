@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,7 @@ Numbers: TypeAlias = npt.NDArray[np.float64]
 
 BINS = 20
 _BLOCK = 16_384  # numbers that stay in the second-level cache
+_FEW = 4096  # integers this near each other are counted one by one
 _FINEST = -1000  # the exponent of the narrowest bins there are
 _DIGITS = 40  # bins are never narrower than the greatest magnitude over 2**40
 
@@ -110,7 +111,6 @@ def describe(frame: polars.DataFrame, fields: Sequence[Field]) -> dict[str, Stat
 
 
 def _describe(column: polars.Series, field: Field) -> Statistics:
-    import polars as pl
 
     found = Statistics(rows=len(column), nulls=column.null_count())
     if field.type.name in ("date", "timestamp"):
@@ -118,12 +118,11 @@ def _describe(column: polars.Series, field: Field) -> Statistics:
         return replace(found, min=whole.min(), max=whole.max())  # type: ignore[arg-type]
     if not (field.type.is_number or field.type.name == "bool"):
         return found
-    present = column.drop_nulls()
-    numbers = (present.cast(pl.Float64) if field.type.name == "decimal" else present).to_numpy()
+    parts = _parts(column.drop_nulls(), field)
     with np.errstate(over="ignore", invalid="ignore"):
-        sizes, sums, lows, highs = zip(*map(_outline, _blocks(numbers)), strict=True)
+        sizes, sums, lows, highs = zip(*map(_outline, parts()), strict=True)
         total = float(np.sum(sums))
-    found = replace(found, infinite=len(numbers) - sum(sizes))
+    found = replace(found, infinite=len(column) - found.nulls - sum(sizes))
     if not found.values:
         return found
     mean = total / found.values
@@ -133,34 +132,56 @@ def _describe(column: polars.Series, field: Field) -> Statistics:
     counts = np.zeros(BINS, np.int64)
     squares = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for block in _blocks(numbers):
-            counts += np.bincount(_bins(block, exponent) - start, minlength=BINS)
-            block -= mean
-            squares += float(np.square(block, out=block).sum())
+        for numbers, often in parts():
+            counts += np.bincount(_bins(numbers, exponent) - start, often, BINS).astype(np.int64)
+            numbers -= mean
+            np.square(numbers, out=numbers)
+            squares += float(numbers.sum() if often is None else numbers @ often)
     is_bounded = math.isfinite(mean) and math.isfinite(squares)
     is_whole = field.type.is_integer
     return replace(
         found,
         mean=mean if is_bounded else None,
         squares=squares if is_bounded else None,
-        min=int(present.min()) if is_whole else low,  # type: ignore[arg-type]
-        max=int(present.max()) if is_whole else high,  # type: ignore[arg-type]
+        min=int(column.min()) if is_whole else low,  # type: ignore[arg-type]
+        max=int(column.max()) if is_whole else high,  # type: ignore[arg-type]
         histogram=Histogram(exponent, start, tuple(counts.tolist())),
     )
 
 
-def _blocks(numbers: npt.NDArray[Any]) -> Iterator[Numbers]:
-    """Yield the finite numbers as float64, as many at a time as stay in a cache; at least one block."""
-    for start in range(0, max(1, len(numbers)), _BLOCK):
-        block = numbers[start : start + _BLOCK].astype(np.float64)
-        yield block if np.isfinite(block.sum()) else block[np.isfinite(block)]
+_Part: TypeAlias = tuple[Numbers, Numbers | None]
+"""Finite numbers, and how often each occurs (None: once)."""
 
 
-def _outline(block: Numbers) -> tuple[int, float, float, float]:
+def _parts(present: polars.Series, field: Field) -> Callable[[], Iterator[_Part]]:
+    """Return what yields the finite numbers: few different ones once, others so many as stay in a cache."""
+    import polars as pl
+
+    if len(present) and (field.type.is_integer or field.type.name == "bool"):
+        least, greatest = int(present.min()), int(present.max())  # type: ignore[arg-type]
+        if greatest - least < _FEW:
+            places = present - least if field.type.name == "uint64" else present.cast(pl.Int64) - least
+            often = np.bincount(places.to_numpy().astype(np.intp))
+            distinct = np.flatnonzero(often)
+            numbers = np.array([least + place for place in distinct.tolist()], np.float64)
+            return lambda: iter([(numbers.copy(), often[distinct].astype(np.float64))])
+    values = (present.cast(pl.Float64) if field.type.name == "decimal" else present).to_numpy()
+    return lambda: _blocks(values)
+
+
+def _blocks(values: npt.NDArray[Any]) -> Iterator[_Part]:
+    for start in range(0, max(1, len(values)), _BLOCK):
+        block = values[start : start + _BLOCK].astype(np.float64)
+        yield block if np.isfinite(block.sum()) else block[np.isfinite(block)], None
+
+
+def _outline(part: _Part) -> tuple[int, float, float, float]:
     """Return how many, their sum, the least and the greatest."""
-    if not len(block):
+    numbers, often = part
+    if not len(numbers):
         return 0, 0.0, math.inf, -math.inf
-    return len(block), float(block.sum()), float(block.min()), float(block.max())
+    size, total = (len(numbers), numbers.sum()) if often is None else (int(often.sum()), numbers @ often)
+    return size, float(total), float(numbers.min()), float(numbers.max())
 
 
 def _bins(numbers: Numbers, exponent: int) -> npt.NDArray[np.int64]:
