@@ -6,7 +6,7 @@ function of the set of rows: not of their order, nor of how they were cut into b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,9 +75,8 @@ class Update:
         """Return the directory of a leaf that is too large for one; its rows are in order, and trimmed."""
         below = level + 1
         numbers, starts = np.unique(leaf.times >> self._layout.bits[below], return_index=True)
-        ends = [*starts[1:].tolist(), len(leaf)]
         children: list[Node] = []
-        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True):
+        for number, start, end in _ranges(numbers, starts, len(leaf)):
             part = leaf.between(start, end)
             is_small = is_leaf(end - start) or below + 1 >= len(self._layout.bits)
             child = part if is_small else self._split(part, below)
@@ -89,10 +88,13 @@ class Update:
         """Put rows into the children of a directory at `level`, and renew those children's tiles."""
         below = level + 1
         numbers = rows.times >> self._layout.bits[below]
-        touched = np.unique(numbers)
+        if (numbers[1:] < numbers[:-1]).any():
+            order = np.argsort(numbers, kind="stable")
+            rows, numbers = rows.take(order), numbers[order]
+        touched, starts = np.unique(numbers, return_index=True)
         children = [
-            self._insert(node_name(below, number), below, rows.take(np.flatnonzero(numbers == number)))
-            for number in touched.tolist()
+            self._insert(node_name(below, number), below, rows.between(start, end))
+            for number, start, end in _ranges(touched, starts, len(rows))
         ]
         renewed = self._directory(touched, children, node.floor)
         kept = nodes.take_tiles(node, np.flatnonzero(~np.isin(node.slices, touched)))
@@ -166,7 +168,7 @@ class Update:
 
         Rows of the newest instant before the history keep theirs: a copy that comes late may reorder them.
         """
-        if self._floors is None or not self._layout.has_plain:
+        if self._floors is None or not self._layout.has_plain or leaf.times[0] > self._floors[1]:
             return leaf
         before = self._telling(leaf, leaf.times <= self._floors[1])
         unseen = [i for i in before if leaf.times[i] < leaf.times[before[-1]] and leaf.plain[i] is not None]
@@ -249,11 +251,19 @@ def newest_plain(node: Node, layout: OnlineLayout) -> tuple[bytes | None, int]:
     return None, 0
 
 
+def _ranges(numbers: Array, starts: Array, size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield each slice's number, and where its rows start and end among `size` rows."""
+    ends = [*starts[1:].tolist(), size]
+    return zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+
+
 def _merge(leaf: Leaf, rows: Leaf, newest_counts: bool) -> Leaf:
     """Return both leaves' rows in order, one per (event time, id)."""
     joined = nodes.join_leaves([leaf, rows]) if len(leaf) else rows
     if joined.floor != leaf.floor:
         joined = replace(joined, floor=leaf.floor)
+    if (joined.times[1:] > joined.times[:-1]).all():
+        return joined
     order = row_order(joined)
     if joined.ids is not None and len(order) > 1:
         deleted = None if joined.deleted is None else joined.deleted[order]
