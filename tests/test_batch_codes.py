@@ -11,7 +11,9 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
+from featurestore.plans import KEY, SHARD
 from featurestore_engines.batch import codes
+from featurestore_engines.batch.lookup import Asked
 
 CHANCE = np.random.default_rng(7)
 FRAMES: dict[str, Callable[[int], pl.DataFrame]] = {
@@ -51,3 +53,20 @@ def test_each_row_is_the_distinct_one_at_its_place(
     assert distinct.is_duplicated().sum() == 0
     assert distinct.height == frame.n_unique() if rows else distinct.height == 0
     assert distinct[places].equals(frame, null_equal=True)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_questions_are_about_the_distinct_keys_by_shard(seed: int) -> None:
+    """Whatever order the keys come in, repeated or not, and where some are none."""
+    random = np.random.default_rng(seed)
+    least = random.choice([0, 0, 1])
+    drawn = [b"k%04d" % key for key in random.integers(0, random.choice([5, 40, 1000]), 30)]
+    given: list[bytes | None] = [None] * least + (sorted(set(drawn)) if seed % 2 else drawn)
+    shards = [None if key is None else key[-1] % 4 for key in given]
+    keys = pl.DataFrame({KEY: pl.Series(given, dtype=pl.Binary), SHARD: pl.Series(shards, dtype=pl.Int16)})
+    which = random.integers(0, len(given), 50)
+    asked = Asked.of(keys, which, pl.Series(np.zeros(50, np.int64)))
+    distinct = sorted({key for key in given if key is not None}, key=lambda key: (key[-1] % 4, key))
+    assert asked.keys.rows() == [(key, key[-1] % 4) for key in distinct]
+    assert asked.key().to_list() == [given[place] for place in which]
+    assert Asked.of(keys, None, pl.Series(np.zeros(len(given), np.int64))).key().to_list() == given

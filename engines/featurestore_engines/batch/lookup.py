@@ -55,10 +55,21 @@ class Asked:
         `keys` has `__key` (null: no entity) and `__shard`; rows may repeat. A question without an instant has
         no entity either; a null among them would make them floats, in which they are not exact.
         """
-        distinct = keys.drop_nulls().unique(plans.KEY).sort(plans.SHARD, plans.KEY)
-        places = distinct.select(plans.KEY, pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
-        found = keys.select(plans.KEY).join(places, on=plans.KEY, how="left", maintain_order="left")
-        place = found["place"].fill_null(-1).to_numpy()
+        numbered = keys.with_row_index("place")
+        key = keys[plans.KEY]
+        if not key.null_count() and (key[1:] > key[:-1]).all():  # as those of whole numbers are
+            distinct = numbered[np.argsort(keys[plans.SHARD].to_numpy(), kind="stable")]
+        else:
+            distinct = numbered.drop_nulls().sort(plans.SHARD, plans.KEY)
+        key = distinct[plans.KEY]
+        if (key[1:] != key[:-1]).all():
+            place = np.full(len(keys), -1)
+            place[distinct["place"].to_numpy()] = np.arange(len(distinct))
+        else:
+            distinct = distinct.unique(plans.KEY, maintain_order=True)
+            places = distinct.select(plans.KEY, pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
+            found = keys.select(plans.KEY).join(places, on=plans.KEY, how="left", maintain_order="left")
+            place = found["place"].fill_null(-1).to_numpy()
         return Asked(
             distinct.select(plans.KEY, plans.SHARD),
             place if which is None else place[which],

@@ -188,8 +188,9 @@ def _instant(series: pl.Series) -> pl.Series:
             f"'{series.name}' is null in {series.null_count()} rows; each row needs its instant."
         )
     physical = series.to_physical()
-    scale = {"ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}[series.dtype.time_unit]
-    return physical * scale[0] // scale[1]
+    if series.dtype.time_unit == "ms":
+        return physical * 1000
+    return physical // 1000 if series.dtype.time_unit == "ns" else physical
 
 
 def _between(at: pl.Expr, options: Options) -> pl.Expr | None:
