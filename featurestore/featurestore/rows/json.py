@@ -57,7 +57,7 @@ def decode(source: SourcePlan, batch: RecordBatch) -> tuple[pl.DataFrame, pl.Dat
 def decode_batches(source: SourcePlan, batches: Sequence[RecordBatch]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what `decode` would of several batches, one after another."""
     records = [record for batch in batches for record in batch.records]
-    names = [name for batch in batches for name in [batch.partition] * len(batch.records)]
+    names = [pl.repeat(batch.partition, len(batch.records), dtype=pl.String, eager=True) for batch in batches]
     decoder = None
     if source.stream is not None and source.stream.get("format") == "avro":
         from featurestore.rows import avro_messages
@@ -68,7 +68,7 @@ def decode_batches(source: SourcePlan, batches: Sequence[RecordBatch]) -> tuple[
         [record.value for record in records],
         pl.DataFrame(
             {
-                PARTITION: pl.Series(names, dtype=pl.String),
+                PARTITION: pl.concat([pl.Series(dtype=pl.String), *names], rechunk=True),
                 SEQUENCE: pl.Series([record.sequence for record in records], dtype=pl.Int64),
                 RECORD_TIME: pl.Series([record.time for record in records], dtype=pl.Int64),
             }
