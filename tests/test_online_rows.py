@@ -54,6 +54,8 @@ features: [windows.amount_avg_1d, plain.raw, plain.amount]
 """
 NOW = datetime.now(UTC).replace(microsecond=0)
 ENTITIES = 60
+HOT = (57, 58)
+"""Entities of more rows than one leaf holds; all of the first one's have values."""
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +69,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
         {
             "customer": customer,
             "at": NOW - timedelta(minutes=7 * (customer + 1) * (number + 1) % 2000 + 1),
-            "amount": None if customer % 7 == 3 else 0.1 * customer + number,
+            "amount": None
+            if customer % 7 == 3 or (customer == HOT[1] and number % 9 == 0)
+            else 0.1 * customer + number,
             "items": None if customer % 5 == 1 and number == 0 else customer - number,
             "note": None if customer % 4 == 2 else f"note {customer}",
             "raw": b"\xc0" if customer % 3 else None,
         }
         for customer in range(ENTITIES)
-        for number in range(customer % 4 + 1)
+        for number in range(700 if customer in HOT else customer % 4 + 1)
     ]
     schema = {"customer": pl.Int64, "at": pl.Datetime("us", "UTC"), "amount": pl.Float64, "items": pl.Int64}
     frame = pl.DataFrame(rows, schema | {"note": pl.String, "raw": pl.Binary})
@@ -131,3 +135,16 @@ def test_what_is_imputed_to_a_row_that_fails_is_not_seen_by_the_next_request(sto
     found = reader.get_online([{"customer": 10_000}])
     assert found.rows == [[None, None, "none"]]
     assert found.status == [["NOT_FOUND"] * 3]
+
+
+def test_aggregates_of_one_hot_entity_or_a_few_are_not_made_by_arrays(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = store.vector("all_windows")
+    expected = reader.get_online([{"customer": HOT[0]}], as_of=NOW)
+    monkeypatch.setattr("featurestore.online.lookups.aggregates", None)
+    found = reader.get_online([{"customer": HOT[0]}, {"customer": 0}, {"customer": HOT[0]}], as_of=NOW)
+    assert found.rows[0] == found.rows[2] == expected.rows[0]
+    assert expected.to_dicts()[0]["amount_count_1d"] > 100
+    with pytest.raises(TypeError, match="not callable"):
+        reader.get_online([{"customer": HOT[1]}], as_of=NOW)

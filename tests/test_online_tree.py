@@ -6,6 +6,7 @@ read. `LEAF_ROWS` is lowered so that a few rows make directories several levels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,10 +136,14 @@ class Entity:
             else:
                 self.fields[name] = data
 
-    def read(self, t: int, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return every feature at `t`, from the fields that a request at `t` reads."""
+    def view(self, t: int, base: Mapping[str, Any] | None = None) -> EntityView:
+        """Return the entity at `t`, of the fields that a request at `t` reads."""
         stored = {name: self.fields.get(name) for name in self.layout.read_fields(t, base is not None)}
-        view = EntityView(self.layout, stored, t, None if base is None else self.leaf([base]))
+        return EntityView(self.layout, stored, t, None if base is None else self.leaf([base]))
+
+    def read(self, t: int, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return every feature at `t`."""
+        view = self.view(t, base)
         newest = view.newest() if self.plan.plain else None
         late = newest is not None and self.plan.ttl is not None and newest[0] <= t - self.plan.ttl
         packed = [None] * len(self.plan.plain)
@@ -262,6 +267,23 @@ def numbers(draw: st.DrawFn) -> tuple[AggregateColumn, ...]:
     return tuple(made)
 
 
+def usual_functions(*widths: int) -> tuple[AggregateColumn, ...]:
+    """Return each of these functions, of a float and of a whole number, in each window."""
+    return tuple(
+        AggregateColumn(
+            f"{column}_{function}_{width}",
+            function,
+            Input(column, TYPES[column], None, None, None),
+            plans.Window(width),
+            None,
+            result_type(function, TYPES[column]),
+        )
+        for column in ("amount", "whole")
+        for function in few._FUNCTIONS
+        for width in widths
+    )
+
+
 @given(st.data())
 @examples(150)
 def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data: st.DataObject) -> None:
@@ -293,8 +315,7 @@ def test_the_short_ways_of_a_read_give_what_the_general_one_does_to_the_bit(data
             assert NewestAtOnce(entity.layout)(root, at) is None
             assert usual(root, at) is None
             continue
-        stored = {name: entity.fields.get(name) for name in entity.layout.read_fields(at)}
-        newest = EntityView(entity.layout, stored, at).newest()
+        newest = entity.view(at).newest()
         assert NewestAtOnce(entity.layout)(root, at) in (None, newest)
         leaf = newest_too(root, at)
         assert leaf is None or (leaf.last, leaf.newest) == newest
@@ -330,6 +351,138 @@ def test_a_read_of_a_few_usual_rows_takes_the_short_ways(count: int) -> None:
     leaf = UsualLeaf(entity.layout, range(len(made)), with_newest=True)(entity.fields[ROOT], t)
     assert leaf is not None
     assert short.read(leaf, t) == [entity.read(t)[f] for f in few._FUNCTIONS]
+
+
+USUAL = [st.integers(-3, 3).map(float), st.sampled_from([1e16, -1e16, 1.0, -1.0, 0.1, 2.0**53, 2.0**-60])]
+UNUSUAL = [
+    st.floats(-1e6, 1e6),
+    st.floats(),
+    st.none() | st.just(0.5),
+    st.sampled_from([1e300, -1e300, 1e-300]),
+]
+
+
+@given(st.data())
+@examples(100)
+def test_the_short_way_through_many_leaves_gives_what_the_general_one_does_to_the_bit(
+    data: st.DataObject,
+) -> None:
+    made = data.draw(numbers())
+    plan = a_plan(made, plain=(), left_closed=data.draw(st.booleans()), history=data.draw(HISTORIES))
+    amounts, wholes, is_usual = data.draw(
+        st.sampled_from(
+            [
+                *((floats, st.integers(-(2**53) - 1, 2**53 + 1), True) for floats in USUAL),
+                *((floats, st.integers(-9, 9), False) for floats in UNUSUAL),
+                (USUAL[0], st.integers(-(2**63), 2**63 - 1), False),
+            ]
+        )
+    )
+    steps = st.sampled_from([0, 0, 1, 7 * MILLI, SECOND, *SPANS])
+    rows, t = [], ORIGIN
+    for number in range(data.draw(st.integers(4, 40))):
+        t += data.draw(steps)
+        rows.append(one(t, number, amount=data.draw(amounts), whole=data.draw(wholes)))
+    entity = Entity(plan)
+    with leaf_rows(data.draw(st.sampled_from([1, 2, 3, 12]))):
+        for batch in data.draw(batches(data.draw(st.permutations(rows)))):
+            entity.apply(batch, data.draw(st.sampled_from([None, t])))
+    short = few.FewRows.of(entity.layout, range(len(made)))
+    assert short is not None
+    for at in data.draw(queries(plan, instants_of(rows))):
+        try:
+            view = entity.view(at)
+        except HistoryError:
+            continue
+        if not view.is_deep:
+            continue
+        found, whole = short.read(view, at), entity.read(at)
+        assert found is not None or not is_usual
+        if found is not None:
+            assert [repr(whole[column.name]) for column in made] == list(map(repr, found))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "wholes", "least_taken"),
+    [
+        ([1e16, -1e16, 1.0, 0.1, -0.3], [1, -1, 2**53 + 1, -(2**53)], 1.0),
+        ([0.5] * 60 + [math.nan, math.inf, -math.inf], [7], 0.4),
+        ([0.5] * 20 + [None] * 3, [None, 3, None], 0.05),
+        ([1e-300, 2.0**-1000, 0.0, 1e305, -1e305], [2**62, -(2**61)], 0.3),
+    ],
+    ids=["that cancel", "that are not finite", "that are null", "at the ends of their types"],
+)
+def test_each_function_of_values(amounts: list[Any], wholes: list[Any], least_taken: float) -> None:
+    made = usual_functions(20 * MILLI, SECOND, HOUR)
+    entity = Entity(a_plan(made, plain=()))
+    random = np.random.default_rng(11)
+    times = ORIGIN + np.cumsum(random.integers(0, 20, 400) ** 4)
+    rows = [
+        one(t, n, amount=amounts[random.integers(len(amounts))], whole=wholes[random.integers(len(wholes))])
+        for n, t in enumerate(times.tolist())
+    ]
+    with leaf_rows(5):
+        entity.apply(rows)
+    assert entity.depth() > 1
+    each = [few.FewRows.of(entity.layout, [place]) for place in range(len(made))]
+    taken = 0
+    for t in times[::7].tolist():
+        view, whole = entity.view(t), entity.read(t)
+        for column, short in zip(made, each, strict=True):
+            assert short is not None
+            if (found := short.read(view, t)) is not None:
+                taken += 1
+                assert repr(found[0]) == repr(whole[column.name]), (column.name, t)
+    assert taken >= least_taken * len(made) * len(times[::7])
+
+
+def test_tiles_of_rows_none_of_which_counts() -> None:
+    made = usual_functions(6 * HOUR)
+    entity = Entity(a_plan(made, plain=()))
+    with leaf_rows(1):
+        entity.apply([one(ORIGIN + n % 2 * HOUR, n, amount=None, whole=None) for n in range(4)])
+    t = ORIGIN + 4 * HOUR
+    view, whole = entity.view(t), entity.read(t)
+    assert view.is_deep
+    for place, column in enumerate(made):
+        short = few.FewRows.of(entity.layout, [place])
+        assert short is not None
+        found = short.read(view, t)
+        if column.function in ("count", "sum", "avg"):
+            assert found is not None
+            assert repr(found[0]) == repr(whole[column.name])
+        else:
+            assert found is None
+
+
+def test_a_read_of_very_many_rows_takes_the_short_way() -> None:
+    """As the benchmarks have it: windows of an hour, a day and a week over tiles of two levels and leaves."""
+    made = usual_functions(HOUR, 24 * HOUR, 168 * HOUR)
+    entity = Entity(a_plan(made))
+    random = np.random.default_rng(7)
+    times = ORIGIN + np.sort(random.integers(0, 168 * HOUR, 20_000))
+    columns = (times, random.gamma(2.0, 30.0, len(times)).round(2), random.integers(1, 20, len(times)))
+    rows = [
+        one(t, number, amount=amount, whole=whole)
+        for number, (t, amount, whole) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
+    ]
+    entity.apply(rows)
+    assert entity.depth() == 2
+    short = few.FewRows.of(entity.layout, range(len(made)))
+    assert short is not None
+    for t in (
+        ORIGIN + 168 * HOUR,
+        rows[-1]["__event_time"],
+        rows[12_345]["__event_time"],
+        ORIGIN + 30 * HOUR,
+    ):
+        whole = entity.read(t)
+        found = short.read(entity.view(t), t)
+        assert found is not None
+        assert [repr(value) for value in found] == [repr(whole[column.name]) for column in made]
+        seen = [row["amount"] for row in rows if t - 24 * HOUR < row["__event_time"] <= t]
+        assert whole[f"amount_sum_{24 * HOUR}"] == math.fsum(seen)
+        assert whole[f"amount_count_{24 * HOUR}"] == len(seen)
 
 
 @given(st.data())

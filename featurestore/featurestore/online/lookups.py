@@ -20,7 +20,7 @@ from featurestore.online.base import BaseRow
 from featurestore.online.few import FewRows
 from featurestore.online.layout import OnlineLayout
 from featurestore.online.many import ManyRows
-from featurestore.online.nodes import PackedLeaf
+from featurestore.online.packed import PackedLeaf
 from featurestore.online.requests import row_value
 from featurestore.online.view import EntityView, NewestAtOnce, UsualLeaf, aggregates
 from featurestore.plans import Lookup, VectorPlan
@@ -158,6 +158,8 @@ class LookupReader:
             elif self._plain:
                 newest.append((row, view.newest()))
         self._plain.fill(rows, newest)
+        if self._few is not None:
+            views = [(row, view) for row, view in views if not self._fill_deep(rows, row, view)]
         if self._aggregated and views:
             finished = aggregates(self.layout, [view for _, view in views])
             overflows += self._fill_finished(rows, [row for row, _ in views], finished)
@@ -207,6 +209,15 @@ class LookupReader:
                 assert leaf.newest is not None
                 newest.append((row, (leaf.last, leaf.newest)))
         return overflows
+
+    def _fill_deep(self, rows: Rows, row: int, view: EntityView) -> bool:
+        """Set the aggregates of a row by Python's own sums; False where the general path must."""
+        assert self._few is not None
+        values = self._few.read(view, view.t) if view.is_deep else None
+        if values is None:
+            return False
+        self._slots.put(rows, row, values)
+        return True
 
     def _fill_finished(self, rows: Rows, numbers: Sequence[int], finished: AllFinished) -> int:
         """Set the aggregates of rows (by number); return how many of them overflowed."""

@@ -15,7 +15,7 @@ from featurestore.aggregates.arrays import Array
 from featurestore.aggregates.inputs import RowParts
 from featurestore.aggregates.layout import AllFinished, Values
 from featurestore.online.layout import OnlineLayout
-from featurestore.online.nodes import PackedLeaf
+from featurestore.online.packed import PackedLeaf
 
 
 class ManyRows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from featurestore.aggregates.layout import Values
 from featurestore.errors import OperatorError
 from featurestore.online.layout import FORMAT, OnlineLayout
 
-_LEAF, _DIRECTORY = 0, 1
+LEAF, _DIRECTORY = 0, 1
 _DIRECTORY_TAG = bytes([FORMAT, _DIRECTORY])  # behind the header of an array of a few items
 _INSTANT = struct.Struct("<q")
 _encode = msgspec.msgpack.Encoder().encode
@@ -143,8 +143,8 @@ def encode(node: Node, layout: OnlineLayout) -> bytes:
 
 def decode(data: bytes, layout: OnlineLayout) -> Node:
     """Return the node that `encode` wrote. Raises OperatorError on a format of another release."""
-    kind, floor, *columns = _read(data, layout)
-    if kind == _LEAF:
+    _, kind, floor, *columns = stored(data, layout)
+    if kind == LEAF:
         times, ingest, hashes, order, ids, values, conditions, categories, (hidden, plain), deleted = columns
         stamps = np.frombuffer(times, "<i8")
         size = len(stamps)
@@ -185,13 +185,13 @@ def leaf_bytes(floor: int | None, *columns: Any) -> bytes:
 
     The pair is how many rows come before the first with row-level features, and those of the others.
     """
-    return _encode([FORMAT, _LEAF, floor, *columns])
+    return _encode([FORMAT, LEAF, floor, *columns])
 
 
 def leaf_parts(data: bytes, layout: OnlineLayout) -> list[Any] | None:
     """Return what `leaf_bytes` was given; None of a directory. Raises OperatorError as `decode`."""
-    kind, *parts = _read(data, layout)
-    return parts if kind == _LEAF else None
+    _, kind, *parts = stored(data, layout)
+    return parts if kind == LEAF else None
 
 
 def is_directory(data: bytes | None) -> bool:
@@ -204,53 +204,26 @@ def leading_nulls(items: Sequence[bytes | None]) -> int:
     return next((i for i, item in enumerate(items) if item is not None), len(items))
 
 
-def _read(data: bytes, layout: OnlineLayout) -> list[Any]:
-    version, *rest = _decode(data)
-    parts: list[Any] = rest
-    if version != FORMAT:
+def stored(data: bytes, layout: OnlineLayout) -> list[Any]:
+    """Return a node's format, kind, floor and columns as stored. Raises OperatorError as `decode`."""
+    items: list[Any] = _decode(data)
+    if items[0] != FORMAT:
         raise OperatorError(
-            f"Online state of '{layout.plan.name}' has format {version}, this release reads {FORMAT}.",
+            f"Online state of '{layout.plan.name}' has format {items[0]}, this release reads {FORMAT}.",
             hint=f"Run: featurestore materialize {layout.plan.name}",
         )
-    return parts
+    return items
 
 
 def last_row(data: bytes) -> tuple[int, bytes, int | None] | None:
     """Return the event time and features of a leaf's last row, and its floor; None where it has none."""
     node = _decode(data)
-    if node[0] != FORMAT or node[1] != _LEAF:
+    if node[0] != FORMAT or node[1] != LEAF:
         return None
     times, (_, plain) = node[3], node[11]
     if not plain or plain[-1] is None:
         return None
     return _INSTANT.unpack_from(times, len(times) - 8)[0], plain[-1], node[2]
-
-
-class PackedLeaf(NamedTuple):
-    """Parts of a leaf as they are stored. A column is (bits of validity, or None where all are, values).
-
-    `newest` holds the features of its last row; None where it has no row, or the row none.
-    """
-
-    floor: int | None
-    times: bytes
-    columns: list[tuple[bytes | None, Any]]
-    newest: bytes | None
-
-    @property
-    def last(self) -> int:
-        """The event time of its last row."""
-        instant: int = _INSTANT.unpack_from(self.times, len(self.times) - 8)[0]
-        return instant
-
-
-def packed_leaf(data: bytes) -> PackedLeaf | None:
-    """Return parts of a leaf, not yet arrays; None of another node, or of another release's."""
-    node = _decode(data)
-    if node[0] != FORMAT or node[1] != _LEAF:
-        return None
-    _, plain = node[11]
-    return PackedLeaf(node[2], node[3], node[8], plain[-1] if plain else None)
 
 
 def empty_leaf(layout: OnlineLayout) -> Leaf:

@@ -6,8 +6,8 @@ one set of tiles, and the algebra runs once per kind of state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from featurestore.instants import format_instant
 from featurestore.online import nodes
 from featurestore.online.layout import ROOT, OnlineLayout, node_name
 from featurestore.online.nodes import Directory, Leaf, Node
+from featurestore.online.packed import Packed, PackedDirectory, PackedLeaf, Segment, packed
 from featurestore.plans import Window, seen_until
-
-Segment = tuple[Node, int, int]
-"""Rows of a leaf, or tiles of a directory, from one number up to another."""
 
 
 class EntityView:
@@ -37,7 +35,7 @@ class EntityView:
         self.t = t
         self._layout = layout
         self._fields = fields
-        self._nodes: dict[bytes, Node] = {}
+        self._nodes: dict[bytes, Packed] = {}
         root = self._node(ROOT)
         if root is not None and root.floor is not None and t - layout.plan.reach < root.floor:
             raise HistoryError(
@@ -56,45 +54,50 @@ class EntityView:
     def window(self, window: Window) -> list[Segment]:
         """Return the parts of the state that a window covers, in order, without what ended before `t`."""
         low, high = window.bounds(self.t)
-        found = list(self.segments(low, high))
+        found = self.segments(low, high)
         if not self._layout.ends:
             return found
         seen = seen_until(self.t, window.left_closed)
-        if high < seen and any(_end(*segment) is not None for segment in self.segments(high, seen)):
+        if high < seen and any(self._end(*segment) is not None for segment in self.segments(high, seen)):
             return []
         for number in range(len(found) - 1, -1, -1):
-            start = _end(*found[number])
+            start = self._end(*found[number])
             if start is not None:
                 node, _, end = found[number]
                 return [(node, start, end), *found[number + 1 :]]
         return found
 
-    def segments(self, low: int, high: int) -> Iterator[Segment]:
-        """Yield the parts of the state that cover event times [low, high), in order."""
+    def segments(self, low: int, high: int) -> list[Segment]:
+        """Return the parts of the state that cover event times [low, high), in order."""
         root, base = self._node(ROOT), self.base
         if base is None or not low <= base.times[0] < high:
-            if root is not None:
-                yield from self._segments(root, -1, low, high)
-            return
+            return [] if root is None else self._segments(root, -1, low, high)
         if root is None:
-            yield base, 0, 1
-            return
+            return [(base, 0, 1)]
         t = int(base.times[0])  # whose rows lie in one leaf, and the base row stands among them
-        yield from self._segments(root, -1, low, t)
-        node, start, end = next(self._segments(root, -1, t, t + 1), (base, 0, 0))
-        place = start + _before(node, start, end, base)
-        yield from ((node, start, place), (base, 0, 1), (node, place, end))
-        yield from self._segments(root, -1, t + 1, high)
+        at = self._segments(root, -1, t, t + 1)
+        node, start, end = at[0] if at else (base, 0, 0)
+        place = start + _before(self._leaf(node), start, end, base)
+        return [
+            *self._segments(root, -1, low, t),
+            *((node, start, place), (base, 0, 1), (node, place, end)),
+            *self._segments(root, -1, t + 1, high),
+        ]
 
-    def _node(self, name: bytes) -> Node | None:
+    @property
+    def is_deep(self) -> bool:
+        """Whether the entity's rows are in more than one leaf."""
+        return isinstance(self._node(ROOT), PackedDirectory)
+
+    def _node(self, name: bytes) -> Packed | None:
         if name not in self._nodes:
             data = self._fields.get(name)
             if data is None:
                 return None
-            self._nodes[name] = nodes.decode(data, self._layout)
+            self._nodes[name] = packed(data, self._layout)
         return self._nodes[name]
 
-    def _child(self, level: int, number: int) -> Node:
+    def _child(self, level: int, number: int) -> Packed:
         child = self._node(node_name(level, number))
         if child is None:
             raise OperatorError(
@@ -103,74 +106,82 @@ class EntityView:
             )
         return child
 
-    def _newest(self, node: Node, level: int, high: int) -> tuple[tuple[int, bytes] | None, bool]:
+    def _newest(self, node: Packed, level: int, high: int) -> tuple[tuple[int, bytes] | None, bool]:
         """Return a node's newest features before `high`, and whether the entity ends before them."""
         ends = self._layout.ends
-        if isinstance(node, Leaf):
-            for i in range(int(np.searchsorted(node.times, high)) - 1, -1, -1):
-                if (plain := node.plain[i]) is not None:
-                    return (int(node.times[i]), plain), ends
-                if ends and node.deleted is not None and node.deleted[i]:
+        if isinstance(node, PackedLeaf):
+            for i in range(bisect_left(node.instants, high) - 1, -1, -1):
+                if (plain := node.plain(i)) is not None:
+                    return (node.instants[i], plain), ends
+                if ends and self._end(node, i, i + 1) is not None:
                     return None, True
             return None, False
         bits = self._layout.bits[level + 1]
         last = high >> bits
-        end = int(np.searchsorted(node.slices, last))
+        end = bisect_left(node.slices, last)
         if end < len(node.slices) and node.slices[end] == last and high != last << bits:
             found, is_ended = self._newest(self._child(level + 1, last), level + 1, high)
             if found is not None or is_ended:
                 return found, is_ended
         for i in range(end - 1, -1, -1):
             if (plain := node.plain[i]) is not None:
-                return (int(node.plain_times[i]), plain), ends
-            if node.ended[i]:
+                return (node.plain_time(i), plain), ends
+            if ends and self._end(node, i, i + 1) is not None:
                 return None, True
         return None, False
 
-    def _segments(self, node: Node, level: int, low: int, high: int) -> Iterator[Segment]:
+    def _segments(self, node: Packed, level: int, low: int, high: int) -> list[Segment]:
         if low >= high:
-            return
-        if isinstance(node, Leaf):
-            start, end = np.searchsorted(node.times, (low, high))
-            if start < end:
-                yield node, int(start), int(end)
-            return
+            return []
+        if isinstance(node, PackedLeaf):
+            return node.segments(low, high)
         bits = self._layout.bits[level + 1]
         first, last = low >> bits, high >> bits
         if first == last:
-            yield from self._partial(node, level, first, low, high)
-            return
+            return self._partial(node, level, first, low, high)
+        found = []
         if low != first << bits:
-            yield from self._partial(node, level, first, low, (first + 1) << bits)
+            found = self._partial(node, level, first, low, (first + 1) << bits)
             first += 1
-        start, end = np.searchsorted(node.slices, (first, last))
+        start, end = bisect_left(node.slices, first), bisect_left(node.slices, last)
         if start < end:
-            yield node, int(start), int(end)
+            found.append((node, start, end))
         if high != last << bits:
-            yield from self._partial(node, level, last, last << bits, high)
+            found += self._partial(node, level, last, last << bits, high)
+        return found
 
-    def _partial(self, node: Directory, level: int, number: int, low: int, high: int) -> Iterator[Segment]:
-        place = int(np.searchsorted(node.slices, number))
-        if place < len(node.slices) and node.slices[place] == number:
-            yield from self._segments(self._child(level + 1, number), level + 1, low, high)
+    def _partial(self, node: PackedDirectory, level: int, number: int, low: int, high: int) -> list[Segment]:
+        place = bisect_left(node.slices, number)
+        if place == len(node.slices) or node.slices[place] != number:
+            return []
+        return self._segments(self._child(level + 1, number), level + 1, low, high)
 
     def _holds(self, base: Leaf) -> bool:
         """Tell whether a row of base's event time and id is stored."""
         if base.ids is None:
             return False
-        time = int(base.times[0])
+        root, t = self._node(ROOT), int(base.times[0])
+        found = [] if root is None else self._segments(root, -1, t, t + 1)
+        leaves = ((self._leaf(node), i, j) for node, i, j in found)
         return any(
-            isinstance(node, Leaf) and node.ids is not None and bool((node.ids[i:j] == base.ids[0]).any())
-            for node, i, j in self._leaf_segments(time)
+            leaf.ids is not None and bool((leaf.ids[i:j] == base.ids[0]).any()) for leaf, i, j in leaves
         )
 
-    def _leaf_segments(self, time: int) -> Iterator[Segment]:
-        node, level = self._node(ROOT), -1
-        while isinstance(node, Directory):
-            level += 1
-            node = self._node(node_name(level, time >> self._layout.bits[level]))
-        if node is not None:
-            yield from self._segments(node, level, time, time + 1)
+    def _leaf(self, node: Packed | Leaf) -> Leaf:
+        """Return a leaf with all its columns."""
+        leaf = node if isinstance(node, Leaf) else node.whole(self._layout)
+        assert isinstance(leaf, Leaf)
+        return leaf
+
+    def _end(self, node: Packed | Leaf, start: int, end: int) -> int | None:
+        """Return where rows or tiles count from, if the entity ends among them."""
+        if isinstance(node, PackedDirectory):
+            ended = np.flatnonzero(node.whole(self._layout).ended[start:end])
+            return start + int(ended[-1]) if len(ended) else None
+        deleted = self._leaf(node).deleted
+        assert deleted is not None
+        ended = np.flatnonzero(deleted[start:end])
+        return start + int(ended[-1]) + 1 if len(ended) else None
 
 
 class NewestAtOnce:
@@ -209,15 +220,18 @@ class UsualLeaf:
         plan = layout.aggregates
         inputs = {plan.uses[use].input for place in places for use in plan.outputs[place].uses}
         columns = [layout.parts.uses[number][0] for number in inputs]
+        self._layout = layout
         self._columns = sorted({column for column in columns if column is not None})
         self._with_newest = with_newest
         self._left_closed = layout.plan.left_closed
         self._reach = layout.plan.reach
 
-    def __call__(self, root: bytes | None, t: int) -> nodes.PackedLeaf | None:
+    def __call__(self, root: bytes | None, t: int) -> PackedLeaf | None:
         """Return the leaf; None where it is none of these at `t`."""
-        leaf = None if root is None else nodes.packed_leaf(root)
-        if leaf is None or not leaf.times or (leaf.floor is not None and t - self._reach < leaf.floor):
+        if root is None or nodes.is_directory(root):
+            return None
+        leaf = PackedLeaf(root, nodes.stored(root, self._layout))
+        if not leaf.times or (leaf.floor is not None and t - self._reach < leaf.floor):
             return None
         for column in self._columns:
             if leaf.columns[column][0] is not None:
@@ -228,42 +242,33 @@ class UsualLeaf:
         return leaf if is_seen and leaf.newest is not None else None
 
 
-def _end(node: Node, start: int, end: int) -> int | None:
-    """Return where rows or tiles count from, if the entity ends among them."""
-    if isinstance(node, Leaf):
-        assert node.deleted is not None
-        ended = np.flatnonzero(node.deleted[start:end])
-        return start + int(ended[-1]) + 1 if len(ended) else None
-    ended = np.flatnonzero(node.ended[start:end])
-    return start + int(ended[-1]) if len(ended) else None
-
-
-def _before(node: Node, start: int, end: int, base: Leaf) -> int:
+def _before(leaf: Leaf, start: int, end: int, base: Leaf) -> int:
     """Return how many of a leaf's rows, all of the base row's instant, come before it in order."""
-    assert isinstance(node, Leaf)
 
     def rank(leaf: Leaf, row: int) -> tuple[int, int, int]:
         order = 0 if leaf.order is None else int(leaf.order[row])
         return order, int(leaf.ingest[row]), int(leaf.hashes[row])
 
-    return sum(rank(node, row) < rank(base, 0) for row in range(start, end))
+    return sum(rank(leaf, row) < rank(base, 0) for row in range(start, end))
 
 
-@dataclass
 class _Pool:
     """Nodes whose columns are laid end to end, and where each begins."""
 
-    nodes: list[Node]
-    starts: dict[int, int]
-    size: int = 0
+    def __init__(self, layout: OnlineLayout) -> None:
+        self.nodes: list[Node] = []
+        self._layout = layout
+        self._starts: dict[int, int] = {}
+        self._size = 0
 
-    def place(self, node: Node) -> int:
+    def place(self, node: Packed | Leaf) -> int:
         """Return where the node's first entry stands."""
-        start = self.starts.get(id(node))
+        start = self._starts.get(id(node))
         if start is None:
-            start = self.starts[id(node)] = self.size
-            self.nodes.append(node)
-            self.size += len(node) if isinstance(node, Leaf) else len(node.slices)
+            start = self._starts[id(node)] = self._size
+            whole = node if isinstance(node, Leaf) else node.whole(self._layout)
+            self.nodes.append(whole)
+            self._size += len(whole) if isinstance(whole, Leaf) else len(whole.slices)
         return start
 
 
@@ -271,12 +276,12 @@ def aggregates(layout: OnlineLayout, views: Sequence[EntityView]) -> AllFinished
     """Return the aggregates' values and validity, one per view, at the views' instants."""
     plan = layout.aggregates
     count = len(views)
-    leaves, directories = _Pool([], {}), _Pool([], {})
+    leaves, directories = _Pool(layout), _Pool(layout)
     segments: list[tuple[int, bool, int, int]] = []  # (target, of a leaf, low, high), by target, in order
     for number, window in enumerate(plan.windows):
         for place, view in enumerate(views):
             for node, start, end in view.window(window):
-                is_leaf = isinstance(node, Leaf)
+                is_leaf = not isinstance(node, PackedDirectory)
                 offset = (leaves if is_leaf else directories).place(node)
                 segments.append((number * count + place, is_leaf, offset + start, offset + end))
     columns = np.array(segments, np.int64).reshape(-1, 4)
