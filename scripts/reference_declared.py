@@ -220,7 +220,7 @@ def _models(models: Sequence[type[BaseModel]]) -> Iterator[str]:
             if about is None:
                 continue  # what an applied version holds, and nobody writes
             default = "required" if field.is_required() else _default(field)
-            rows.append((code(field.alias or name), kind(about), default, field.description or ""))
+            rows.append((code(field.alias or name), kind(about), default, about.get("description", "")))
         yield table(("field", "takes", "default", "meaning"), rows)
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     StrictBool,
     Tag,
@@ -23,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import CoreSchema
 
 from featurestore.errors import SpecError
 from featurestore.instants import parse_duration
@@ -133,9 +135,22 @@ TypeName = Annotated[
 class Model(BaseModel):
     """The base of all declarations: immutable, and closed against unknown fields."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> dict[str, Any]:
+        """Return the JSON Schema; the text below a field describes it."""
+        from featurestore.specs.docstrings import docstrings  # which reads the source
+
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, text in docstrings(cls).items():
+            key = cls.model_fields[name].alias or name
+            if key in properties:  # it is not hidden
+                properties[key]["description"] = text
+        return schema
 
 
 class Declared(Model):
