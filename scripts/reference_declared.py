@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from reference_markdown import code, flow, kind, page, table
 
-from featurestore import expressions, steps
+from featurestore import expressions
 from featurestore.aggregates import FUNCTIONS, Function, result_type
 from featurestore.aggregates.reference import gives, parameters_of
 from featurestore.specs.cases import Test
@@ -37,6 +37,7 @@ from featurestore.specs.project import (
     StreamConfig,
     UpkeepConfig,
 )
+from featurestore.steps.reference import Parameter, reference
 from featurestore.types import DataType
 from featurestore_serving.settings import Settings
 
@@ -88,7 +89,7 @@ def steps_page() -> str:
         "A step is a function of one row: [rule 16](../concepts.md#16-a-step-sees-one-row)."
         " Steps run in order."
     ]
-    for item in steps.reference():
+    for item in reference():
         parts.append(f"## {item.name}")
         parts.append(item.doc)
         if item.parameters:
@@ -110,7 +111,7 @@ def _gives(gives: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None) -> s
     return "becomes " + ", then ".join(code(flow(row)) for row in rows)
 
 
-def _parameter(parameter: steps.Parameter) -> str:
+def _parameter(parameter: Parameter) -> str:
     schema = json.loads(re.sub(r'\{"\$ref": "[^"]*"\}', '{"type": "object"}', json.dumps(parameter.schema)))
     default = schema.get("default")
     told = kind(schema)

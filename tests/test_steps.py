@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from featurestore import steps
 from featurestore.errors import SpecError
 from featurestore.expressions import RowRejected
 from featurestore.instants import parse_instant
 from featurestore.steps import Clip, DateParts, Derive, Filter, Select, Step, compile_steps
 from featurestore.steps.base import read
 from featurestore.steps.frames import run
+from featurestore.steps.reference import reference
 from featurestore.steps.rows import compile_rows
 from featurestore.types import DataType, Field
 
@@ -237,7 +237,7 @@ def test_form(step: Any, message: str) -> None:
 def test_the_json_schema_knows_each_step_and_its_parameters() -> None:
     schema = Holder.model_json_schema()
     variants = schema["properties"]["steps"]["items"]["oneOf"]
-    assert [variant["required"] for variant in variants] == [[entry.name] for entry in steps.reference()]
+    assert [variant["required"] for variant in variants] == [[entry.name] for entry in reference()]
     for variant in variants:
         (parameters,) = variant["properties"].values()
         assert variant["additionalProperties"] is False

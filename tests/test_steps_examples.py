@@ -11,9 +11,10 @@ from tests.lowerings import frame_of
 from tests.test_expressions_examples import TYPES, row_value
 
 from featurestore.expressions.vectors import physical
-from featurestore.steps import compile_steps, reference, tables
+from featurestore.steps import compile_steps, tables
 from featurestore.steps.base import Example, read
 from featurestore.steps.frames import run
+from featurestore.steps.reference import reference
 from featurestore.steps.rows import compile_each
 from featurestore.types import DataType, Field
 

@@ -21,7 +21,7 @@ from featurestore.errors import RequestError, UnknownName, did_you_mean
 from featurestore.instants import format_instant
 from featurestore.plans import VectorPlan
 from featurestore.specs import LoadedProject
-from featurestore.steps import compile_steps
+from featurestore.steps.compiler import compile_steps
 from featurestore.steps.tables import folder
 from featurestore.training import training_rows
 from featurestore.types import DataType

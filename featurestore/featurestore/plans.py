@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.expressions import Expression
-from featurestore.steps import StepPlan
+from featurestore.steps.plan import StepPlan
 from featurestore.types import DataType, Field
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from featurestore.errors import RequestError
 from featurestore.instants import ALWAYS, format_instant
 from featurestore.plans import SourcePlan
 from featurestore.rows.door import admit
-from featurestore.steps import StepPlan
 from featurestore.steps.frames import run
+from featurestore.steps.plan import StepPlan
 from featurestore_engines.batch.ingest import READ_ROWS
 from featurestore_engines.batch.sums import exact_sum
 

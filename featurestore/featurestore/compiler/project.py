@@ -15,13 +15,12 @@ from featurestore.compiler.sources import compile_source
 from featurestore.compiler.vectors import NotFitted, compile_vector
 from featurestore.errors import SpecError, UnknownName, did_you_mean
 from featurestore.plans import SetPlan, SourcePlan, VectorPlan
-from featurestore.specs.loading import Loaded, LoadedProject
+from featurestore.specs.loaded import Loaded, LoadedProject
 from featurestore.specs.models import Declaration, Entity, FeatureSet, FeatureVector, Source
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
-from featurestore.specs.python_files import importable
 from featurestore.specs.validation import declaration
-from featurestore.steps import Join, tables
+from featurestore.steps import tables
 from featurestore.steps.plan import Join as Joined
 from featurestore.types import Field
 
@@ -99,6 +98,8 @@ def compile_project(loaded: LoadedProject, fits: Mapping[str, Statistics] | None
     `fits` holds fitted statistics by object, then output, then statistic. Raises SpecErrors with every
     mistake; what is right but not fitted is in `unfitted`.
     """
+    from featurestore.specs.python_files import importable  # which a stored closure does without
+
     with importable(loaded.root), tables.folder(loaded.root):
         return compile_declarations(loaded.name, loaded.declarations, fits)
 
@@ -314,6 +315,8 @@ class _Closure:
 
     def keep_tables(self, item: FeatureSet, data: dict[str, Any]) -> None:
         """Put the rows of the set's static tables into its declaration, so that it needs no file."""
+        from featurestore.steps.library import Join
+
         joins = [place for place, step in enumerate(item.steps) if isinstance(step, Join)]
         compiled = self.project.sets.get(item.name)
         if not joins or compiled is None:

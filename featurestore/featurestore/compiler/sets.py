@@ -17,7 +17,9 @@ from featurestore.plans import AggregateColumn, Expectation, KeyColumn, SetPlan,
 from featurestore.specs.models import Entity, FeatureSet
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
-from featurestore.steps import Step, StepPlan, compile_steps
+from featurestore.steps.base import Step
+from featurestore.steps.compiler import compile_steps
+from featurestore.steps.plan import StepPlan
 
 
 @dataclass(frozen=True)

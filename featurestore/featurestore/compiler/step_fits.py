@@ -15,9 +15,9 @@ from featurestore.compiler.fingerprints import fingerprint
 from featurestore.compiler.imputes import Statistics
 from featurestore.compiler.vectors import NotFitted
 from featurestore.plans import SourcePlan
-from featurestore.steps import Step, StepPlan, compile_steps
-from featurestore.steps.compiler import Fitted
-from featurestore.steps.plan import FitNeed
+from featurestore.steps.base import Step
+from featurestore.steps.compiler import Fitted, compile_steps
+from featurestore.steps.plan import FitNeed, StepPlan
 
 if TYPE_CHECKING:
     from featurestore.compiler.sets import Rows

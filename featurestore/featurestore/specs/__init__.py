@@ -1,25 +1,32 @@
 """Declarations: the models, and how a project's folder is read into them."""
 
-from featurestore.specs.cases import Test
-from featurestore.specs.loading import Loaded, LoadedProject, load_declarations, load_project
-from featurestore.specs.models import (
-    Aggregation,
-    BatchHalf,
-    Bounds,
-    Declaration,
-    Entity,
-    Expectation,
-    FeatureSelection,
-    FeatureSet,
-    FeatureVector,
-    Label,
-    Source,
-    StreamHalf,
-    Training,
-)
-from featurestore.specs.origins import Origin
-from featurestore.specs.problems import SpecErrors
-from featurestore.specs.project import ProjectConfig, load_config
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featurestore.specs.cases import Test
+    from featurestore.specs.loaded import Loaded, LoadedProject
+    from featurestore.specs.loading import load_declarations, load_project
+    from featurestore.specs.models import (
+        Aggregation,
+        BatchHalf,
+        Bounds,
+        Declaration,
+        Entity,
+        Expectation,
+        FeatureSelection,
+        FeatureSet,
+        FeatureVector,
+        Label,
+        Source,
+        StreamHalf,
+        Training,
+    )
+    from featurestore.specs.origins import Origin
+    from featurestore.specs.problems import SpecErrors
+    from featurestore.specs.project import ProjectConfig, load_config
 
 __all__ = [
     "Aggregation",
@@ -45,3 +52,22 @@ __all__ = [
     "load_declarations",
     "load_project",
 ]
+
+_HOMES = {
+    "Loaded": "loaded",
+    "LoadedProject": "loaded",
+    "Origin": "origins",
+    "ProjectConfig": "project",
+    "SpecErrors": "problems",
+    "Test": "cases",
+    "load_config": "project",
+    "load_declarations": "loading",
+    "load_project": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, imported when it is first asked for: settings are read without declarations."""
+    if name not in __all__:
+        raise AttributeError(f"module 'featurestore.specs' has no attribute '{name}'")
+    return getattr(import_module(f"featurestore.specs.{_HOMES.get(name, 'models')}"), name)

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from featurestore.errors import SpecError
 from featurestore.instants import parse_instant
-from featurestore.specs.models import Declared, Name, VectorName
+from featurestore.specs.fields import Name
+from featurestore.specs.models import Declared, VectorName
 from featurestore.specs.origins import Origin
 from featurestore.specs.problems import Problems
 from featurestore.specs.validation import validate

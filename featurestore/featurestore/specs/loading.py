@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import SpecError
 from featurestore.specs.cases import TESTS, Test, WrittenTest, written_tests
 from featurestore.specs.documents import read_documents
+from featurestore.specs.loaded import Loaded, LoadedProject
 from featurestore.specs.models import Declaration
-from featurestore.specs.origins import Origin, shown
+from featurestore.specs.origins import shown
 from featurestore.specs.problems import Problems
 from featurestore.specs.project import FILE, ProjectConfig, load_config
 from featurestore.specs.python_files import Found, is_spec_file, read_python
 from featurestore.specs.validation import declaration
 
 _LEFT_OUT = {"data", "schema", "__pycache__", "node_modules"}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A declaration and where it was written."""
-
-    declaration: Declaration
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class LoadedProject:
-    """A project as written: its folder, its settings under a profile, its declarations, and its own cases.
-
-    `specs.cases.parse_tests` checks the form of the cases: what applies versions takes no notice of them.
-    """
-
-    root: Path
-    config: ProjectConfig
-    declarations: tuple[Loaded, ...]
-    tests: tuple[WrittenTest, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The project's name."""
-        return self.config.project
 
 
 def load_project(

@@ -13,10 +13,8 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     StrictBool,
     Tag,
@@ -24,11 +22,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import CoreSchema
 
 from featurestore.errors import SpecError
-from featurestore.instants import parse_duration
-from featurestore.steps import Step
+from featurestore.specs.fields import OBJECT, TEXT, Duration, Model, Name, duration_or
+from featurestore.steps.base import Step
 from featurestore.types import DataType
 
 LIFETIME = "lifetime"
@@ -36,18 +33,6 @@ LIFETIME = "lifetime"
 
 OBSERVER: ContextVar[Callable[[BaseModel], None] | None] = ContextVar("observer", default=None)
 """Told of every declaration that comes into being; the loader of Python files notes lines with it."""
-
-
-def duration_or(text: str, word: str | None = None) -> str:
-    """Return `text`, a duration or else `word`. Raises ValueError."""
-    if text == word:
-        return text
-    try:
-        parse_duration(text)
-    except SpecError as error:
-        said = str(error)
-        raise ValueError(f"{said.removesuffix('.')}, or {word}." if word else said) from None
-    return text
 
 
 def _history(text: str) -> str:
@@ -72,25 +57,13 @@ def _name_of(value: Any) -> Any:
     return value.name if isinstance(value, Entity) else value
 
 
-TEXT, OBJECT = "<text>", "<object>"
-"""Names of the branches of unions; errors leave them out."""
-
-
 def _is_text(value: Any) -> str:
     return TEXT if isinstance(value, str) else OBJECT
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")]
 FeatureName = Annotated[str, Field(pattern=r"^([a-z]|_[a-z0-9])[a-z0-9_]*$")]
 VectorName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")]
 Column = Annotated[str, Field(pattern=r"^([A-Za-z]|_[A-Za-z0-9])[A-Za-z0-9_]*$")]
-Duration = Annotated[
-    str,
-    Field(
-        json_schema_extra={"pattern": r"^(\d+(us|ms|s|m|h|d|w))+$", "examples": ["90s", "2h", "1d12h", "14d"]}
-    ),
-    AfterValidator(duration_or),
-]
 WindowText = Annotated[
     str,
     Field(
@@ -130,27 +103,6 @@ TypeName = Annotated[
     ),
     AfterValidator(_type),
 ]
-
-
-class Model(BaseModel):
-    """The base of all declarations: immutable, and closed against unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core: CoreSchema, handler: GetJsonSchemaHandler, /
-    ) -> dict[str, Any]:
-        """Return the JSON Schema; the text below a field describes it."""
-        from featurestore.specs.docstrings import docstrings  # which reads the source
-
-        schema = handler(core)
-        properties = handler.resolve_ref_schema(schema)["properties"]
-        for name, text in docstrings(cls).items():
-            key = cls.model_fields[name].alias or name
-            if key in properties:  # it is not hidden
-                properties[key]["description"] = text
-        return schema
 
 
 class Declared(Model):
@@ -197,7 +149,7 @@ class BatchHalf(Model):
     """The database's URL, for `sql`."""
     query: str | None = None
     """The SELECT that gives the rows, for `sql`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of the reader, such as a CSV delimiter."""
 
     @model_validator(mode="after")
@@ -221,7 +173,7 @@ class StreamHalf(Model):
     """The Avro schema's file, `payments.avsc`; relative paths begin at the project's folder."""
     start: str = "earliest"
     """Where a topic that was never read begins: `earliest`, `latest`, or an instant of the broker's time."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of the reader: `epoch`, `framing`, and properties of the topic's client."""
     definition: SkipJsonSchema[str | None] = None
     """The Avro schema, as an applied version holds it; nobody writes this."""
@@ -425,7 +377,7 @@ class FeatureSelection(Model):
     """The feature set."""
     features: Annotated[tuple[str, ...], Field(min_length=1)]
     """Its features: names, `name as alias`, or `*` for all."""
-    keys: dict[Name, KeyReference] = {}
+    keys: dict[Name, KeyReference] = Field(default_factory=dict)
     """Entity name to the request's column, such as `{account: payee}`, or to a feature whose value is the
     key, such as `{merchant: transactions.last_merchant}`: it is found first, in a round trip of its own."""
     as_: Annotated[str | None, Field(alias="as")] = None
@@ -479,11 +431,11 @@ class FeatureVector(Declared):
     """The set one row of which is scored; online, the request carries that row."""
     label: _LabelOrText | None = None
     """The feature to predict, `set.feature`, or one with an `offset:`; in training sets only."""
-    inputs: dict[Column, TypeName] = {}
+    inputs: dict[Column, TypeName] = Field(default_factory=dict)
     """Fields of the request (in training, the caller's columns) that derive may use."""
-    derive: dict[FeatureName, str] = {}
+    derive: dict[FeatureName, str] = Field(default_factory=dict)
     """Values computed from features and inputs: a name and an expression."""
-    impute: dict[str, Any] = {}
+    impute: dict[str, Any] = Field(default_factory=dict)
     """Output (or `*`) to a constant or `$mean`, `$median`, `$mode`, `$min`, `$max`, for what is null."""
     training: Training | None = None
     """Which rows training sets keep; by default all that are given."""

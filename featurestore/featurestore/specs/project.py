@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from featurestore.errors import SpecError, did_you_mean
 from featurestore.instants import DAY, SECOND, parse_duration
 from featurestore.specs.documents import read_documents
-from featurestore.specs.models import Duration, Model, Name, duration_or
+from featurestore.specs.fields import Duration, Model, Name, duration_or
 from featurestore.specs.origins import KeyPath, Origin, shown
 from featurestore.specs.problems import Problems
 from featurestore.specs.validation import explain, validate

@@ -27,7 +27,7 @@ from featurestore.specs.models import DECLARATIONS, OBSERVER, Declaration
 from featurestore.specs.origins import KeyPath, Origin, shown
 from featurestore.specs.problems import SpecErrors
 from featurestore.specs.validation import explain
-from featurestore.steps.base import kinds
+from featurestore.steps.library import STEPS
 
 _RAISED = (
     ArithmeticError,
@@ -180,7 +180,7 @@ def _explained(error: BaseException, path: Path, folder: Path) -> list[SpecError
         if Path(frame.filename).resolve().is_relative_to(folder):
             file, line = frame.filename, frame.lineno or line
     if isinstance(error, ValidationError):
-        steps = {step.__name__: step for step in kinds().values()}
+        steps = {step.__name__: step for step in STEPS.values()}
         model = Test if error.title == Test.__name__ else getattr(models, error.title, None)
         model = model or steps.get(error.title)
         call = _call_at(Path(file), line, error.title)

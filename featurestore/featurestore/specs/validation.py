@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from featurestore.errors import SpecError, did_you_mean
-from featurestore.specs.models import DECLARATIONS, OBJECT, TEXT, Declaration
+from featurestore.specs.fields import OBJECT, TEXT
 from featurestore.specs.origins import KeyPath, Origin, format_path
 from featurestore.specs.problems import SpecErrors
-from featurestore.steps.base import kinds
+
+if TYPE_CHECKING:
+    from featurestore.specs.models import Declaration
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -45,6 +47,8 @@ _EXPECTED = {
 
 def declaration(data: Any, origin: Origin) -> Declaration:
     """Return the declaration that a document holds, by its `kind:`. Raises SpecErrors."""
+    from featurestore.specs.models import DECLARATIONS  # settings are checked without them
+
     names = {model.__name__: model for model in DECLARATIONS}
     if not isinstance(data, dict):
         raise SpecErrors(
@@ -179,6 +183,8 @@ def _fields(model: type[BaseModel] | None) -> list[str]:
 
 def _model_at(model: type[BaseModel] | None, path: KeyPath) -> type[BaseModel] | None:
     """Return the model of the object at a path below `model`; None where there is none."""
+    from featurestore.steps.base import kinds
+
     is_key = False  # whether the next part is a key of a mapping of models
     for part in path:
         if part in kinds():  # the name of a step

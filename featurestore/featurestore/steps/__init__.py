@@ -6,36 +6,39 @@ Everything but `python` compiles to typed expressions; `featurestore.steps.frame
 
 from __future__ import annotations
 
-from featurestore.steps.base import Step
-from featurestore.steps.compiler import compile_steps
-from featurestore.steps.library import (
-    Bin,
-    Cast,
-    Clip,
-    DateParts,
-    Derive,
-    Drop,
-    Explode,
-    Filter,
-    Flatten,
-    HashBucket,
-    Haversine,
-    Impute,
-    Join,
-    Log,
-    MapValues,
-    OneHot,
-    Ordinal,
-    Parse,
-    Python,
-    Rename,
-    Scale,
-    Select,
-    Text,
-    Validate,
-)
-from featurestore.steps.plan import StepPlan
-from featurestore.steps.reference import Parameter, reference
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featurestore.steps.base import Step
+    from featurestore.steps.compiler import compile_steps
+    from featurestore.steps.library import (
+        Bin,
+        Cast,
+        Clip,
+        DateParts,
+        Derive,
+        Drop,
+        Explode,
+        Filter,
+        Flatten,
+        HashBucket,
+        Haversine,
+        Impute,
+        Join,
+        Log,
+        MapValues,
+        OneHot,
+        Ordinal,
+        Parse,
+        Python,
+        Rename,
+        Scale,
+        Select,
+        Text,
+        Validate,
+    )
+    from featurestore.steps.plan import StepPlan
 
 __all__ = [
     "Bin",
@@ -55,7 +58,6 @@ __all__ = [
     "MapValues",
     "OneHot",
     "Ordinal",
-    "Parameter",
     "Parse",
     "Python",
     "Rename",
@@ -66,5 +68,13 @@ __all__ = [
     "Text",
     "Validate",
     "compile_steps",
-    "reference",
 ]
+
+_HOMES = {"Step": "base", "StepPlan": "plan", "compile_steps": "compiler"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, imported when it is first asked for: a plan is run without its declaration."""
+    if name not in __all__:
+        raise AttributeError(f"module 'featurestore.steps' has no attribute '{name}'")
+    return getattr(import_module(f"featurestore.steps.{_HOMES.get(name, 'library')}"), name)
