@@ -51,6 +51,16 @@ SERVING_PATH = [
     "featurestore_connectors.sqlite",
 ]
 
+# What vectors are compiled and read with: to open a store loads none of it.
+LOADED_LATER = {
+    "featurestore.compiler",
+    "featurestore.expressions",
+    "featurestore.online.reader",
+    "featurestore.specs.models",
+    "featurestore.steps.library",
+    "numpy",
+}
+
 TEXT = {
     ".cfg",
     ".css",
@@ -172,6 +182,17 @@ def test_serving_loads_no_polars_duckdb_or_deltalake() -> None:
     names = {".".join(file.parts).removesuffix(".__init__") for file in files}
     loaded, _ = loaded_after("import " + ", ".join(sorted(names)))
     assert not loaded & {"polars", "duckdb", "deltalake"}
+
+
+def test_a_store_is_opened_without_what_vectors_are_compiled_and_read_with(tmp_path: Path) -> None:
+    (tmp_path / "featurestore.yaml").write_text("project: ready\n")
+    script = (
+        "import sys, featurestore.cli; from featurestore import FeatureStore\n"
+        f"with FeatureStore({str(tmp_path)!r}) as store: store.ready()\n"
+        f"print(sorted({LOADED_LATER!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_no_file_holds_a_machine_path_or_a_secret() -> None:

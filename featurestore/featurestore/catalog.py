@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from featurestore.compiler import CompiledProject, compile_bundle, compile_declarations
-from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
-from featurestore.online.writer import is_marked, lost
-from featurestore.plans import SetPlan, SourcePlan, VectorPlan
-from featurestore.specs import FeatureVector, Loaded, Origin
-from featurestore.steps import functions
 from featurestore.tags import LATEST, NEXT, PREVIOUS
 
 if TYPE_CHECKING:
+    from featurestore.compiler import CompiledProject
+    from featurestore.environment import Environment
+    from featurestore.plans import SetPlan, SourcePlan, VectorPlan
     from featurestore.registry.versions import Version
+    from featurestore.specs import Loaded
 
 SERVING_SECONDS = 2.0
 """How long what a name stands for, or what serves, is used before the registry is asked again."""
@@ -48,6 +46,9 @@ class Catalog:
 
     def selection(self, features: list[str]) -> VectorPlan:
         """Return the plan of a vector of references such as `set.feature`, over the latest sets."""
+        from featurestore.compiler import compile_declarations
+        from featurestore.specs import FeatureVector, Loaded, Origin
+
         names = sorted({reference.split(".", 1)[0] for reference in features if "." in reference})
         pointers = self._environment.registry.pointers(self._environment.project)  # all as of one moment
         loaded: list[Loaded] = []
@@ -78,6 +79,8 @@ class Catalog:
         A vector is live in its latest version and in those with a tag, removed or not. The tag `next` keeps
         nothing current: what has it is being filled.
         """
+        from featurestore.steps import functions
+
         pointers = sorted(self._environment.registry.pointers(self._environment.project).items())
         found: dict[tuple[str, str, str], SetPlan] = {}
 
@@ -167,6 +170,8 @@ class Catalog:
                 f"Version {plan.state_fingerprint} of '{plan.name}' has no online values.",
                 hint=f"Run: featurestore materialize {plan.name}",
             )
+        from featurestore.online.writer import is_marked, lost
+
         if not is_marked(environment.online, found.id):
             raise lost(plan)
         self._serving[key] = (time.monotonic(), found.id)
@@ -189,6 +194,9 @@ class Catalog:
     def _compile(self, version: Version) -> CompiledProject:
         key = (version.kind, version.name, version.fingerprint)
         if key not in self._compiled:
+            from featurestore.compiler import compile_bundle
+            from featurestore.steps import functions
+
             for function, digest in version.bundle.get(FUNCTIONS, {}).items():
                 functions.check(function, digest)
             self._compiled[key] = compile_bundle(version.bundle[DECLARATIONS], self._fits(version))

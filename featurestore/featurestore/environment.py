@@ -17,9 +17,9 @@ from featurestore.contracts import (
     extension,
 )
 from featurestore.errors import RequestError, StoreUnavailable
-from featurestore.plans import SetPlan, SourcePlan
 
 if TYPE_CHECKING:
+    from featurestore.plans import SetPlan, SourcePlan
     from featurestore.registry import Registry
     from featurestore.specs import ProjectConfig
 

@@ -12,14 +12,10 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from featurestore.catalog import SERVING_SECONDS, Catalog
-from featurestore.changes import Changes, apply, changes
-from featurestore.compiler import CompiledProject, compile_project
 from featurestore.contracts import extension
 from featurestore.environment import Environment
 from featurestore.errors import OperatorError, RequestError
-from featurestore.online.reader import VectorReader, VectorResult
-from featurestore.specs import load_config, load_project
-from featurestore.steps.functions import FunctionChanged
+from featurestore.specs.project import load_config
 from featurestore.tags import LATEST, NEXT
 from featurestore.training import instant_of, training_rows
 
@@ -27,7 +23,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from featurestore.cases import CaseReport
+    from featurestore.changes import Changes
     from featurestore.client import RemoteFeatureStore
+    from featurestore.compiler import CompiledProject
+    from featurestore.online.reader import VectorReader, VectorResult
     from featurestore.plans import SetPlan, TrainingPlan, VectorPlan
     from featurestore.previewing import Preview
     from featurestore.promoting import RolledBack
@@ -131,6 +130,8 @@ class FeatureStore:
     def validate(self) -> CompiledProject:
         """Return the project's specs, compiled. Raises SpecErrors with every mistake, each with file:line."""
         from featurestore.cases import check
+        from featurestore.compiler import compile_project
+        from featurestore.specs import load_project
 
         loaded = load_project(self.root, self._profile)
         compiled = compile_project(loaded)
@@ -153,6 +154,7 @@ class FeatureStore:
         """
         from featurestore.cases import run
         from featurestore.fitting import fitted_project
+        from featurestore.specs import load_project
 
         loaded = load_project(self.root, self._profile)
         compiled, _ = fitted_project(self.environment, loaded)
@@ -172,6 +174,9 @@ class FeatureStore:
         same again goes on from there. Without, `latest` moves at once, and what is changed has no values
         online until it is filled.
         """
+        from featurestore.changes import apply
+        from featurestore.steps.functions import FunctionChanged
+
         compiled, now = self._plan()
         planned, author = planned or now, getpass.getuser()
         if promote:
@@ -204,11 +209,14 @@ class FeatureStore:
     def compiled(self, without: str | None = None) -> CompiledProject:
         """Return the project's specs, compiled with the newest fits; that of `without` left out."""
         from featurestore.fitting import fitted_project
+        from featurestore.specs import load_project
 
         return fitted_project(self.environment, load_project(self.root, self._profile), without)[0]
 
     def _plan(self) -> tuple[CompiledProject, Changes]:
+        from featurestore.changes import changes
         from featurestore.fitting import fitted_project
+        from featurestore.specs import load_project
 
         compiled, fits = fitted_project(self.environment, load_project(self.root, self._profile))
         return compiled, changes(self.environment, compiled, {name: fit.id for name, fit in fits.items()})
@@ -415,6 +423,8 @@ class FeatureStore:
                 raise
             plan = found.plan  # the registry is down; what is known still serves
         if found is None or found.plan.fingerprint != plan.fingerprint:
+            from featurestore.online.reader import VectorReader
+
             found = VectorReader(plan, self.environment.online, self.catalog.serving, marked=True)
         self._readers[key] = (time.monotonic(), found)
         return found

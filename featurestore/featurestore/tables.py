@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from featurestore.plans import SetPlan, SourcePlan
+if TYPE_CHECKING:
+    from featurestore.plans import SetPlan, SourcePlan
 
 DEAD_LETTERS = "dead_letters"
 REPLAYS = "dead_letters_replayed"

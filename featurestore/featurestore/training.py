@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import instants
 from featurestore.catalog import sets_of
 from featurestore.errors import RequestError, SpecError, did_you_mean
-from featurestore.plans import TrainingPlan, VectorPlan
+
+if TYPE_CHECKING:
+    from featurestore.plans import TrainingPlan, VectorPlan
 
 JOINS = ("left", "inner")
 
@@ -19,6 +21,8 @@ def training_rows(
 
     `where` may read any feature of the sets that the vector reads. Raises RequestError.
     """
+    from featurestore.plans import TrainingPlan
+
     if join is not None and join not in JOINS:
         raise RequestError(f"join={join!r} is no kind of join.", hint=did_you_mean(str(join), JOINS))
     declared = plan.training

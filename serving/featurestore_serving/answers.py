@@ -13,19 +13,20 @@ import base64
 from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from featurestore.instants import format_instant
-from featurestore.online.lookups import INVALID, NOT_FOUND, NULL_VALUE, OUTSIDE_TTL, PRESENT
-from featurestore.online.reader import VectorResult
+from featurestore.online.statuses import PRESENT
 from featurestore.types import DataType, Field
+
+if TYPE_CHECKING:
+    from featurestore.online.reader import VectorResult
 
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 STATUS_COLUMN, AS_OF_COLUMN, ERROR_COLUMN = "__status", "__as_of", "__error"
-STATUSES = (PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID)
 WIDEST = 2**53
 """The largest whole number that JSON numbers carry everywhere."""
 

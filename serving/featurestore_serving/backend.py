@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from featurestore.online.reader import VectorReader
+if TYPE_CHECKING:
+    from featurestore.online.reader import VectorReader
 
 
 class PushReport(Protocol):

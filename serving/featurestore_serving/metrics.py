@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from featurestore_serving.answers import STATUSES
+from featurestore.online.statuses import STATUSES
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder through which several workers add up; prometheus-client's own variable."""

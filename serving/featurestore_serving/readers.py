@@ -6,15 +6,24 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from featurestore.errors import OperatorError
-from featurestore.online.reader import VectorReader
 from featurestore_serving.answers import Answers
 from featurestore_serving.backend import Backend
+
+if TYPE_CHECKING:
+    from featurestore.online.reader import VectorReader
 
 FRESH_SECONDS = 1.0
 MOST = 1000
 """How many references are kept: a caller may invent lists of features without end."""
+
+
+def load() -> None:
+    """Load what vectors are compiled and read with: a server that is ready answers the first one at once."""
+    import featurestore.compiler
+    import featurestore.online.reader  # noqa: F401
 
 
 @dataclass

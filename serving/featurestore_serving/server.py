@@ -29,6 +29,7 @@ from featurestore.errors import FeatureStoreError, OperatorError
 from featurestore.garbage import seldom_collecting
 from featurestore_serving.backend import Backend
 from featurestore_serving.metrics import SHARED
+from featurestore_serving.readers import load
 from featurestore_serving.service import Service
 from featurestore_serving.settings import Settings
 
@@ -82,6 +83,7 @@ async def _serve(
     settings: Settings,
     ready: Callable[[], None] | None,
 ) -> None:
+    load()
     service = Service(backend, settings)
     server = Server(
         service,

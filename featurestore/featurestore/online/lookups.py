@@ -22,18 +22,12 @@ from featurestore.online.layout import OnlineLayout
 from featurestore.online.many import ManyRows
 from featurestore.online.packed import PackedLeaf
 from featurestore.online.requests import row_value
+from featurestore.online.statuses import NOT_FOUND, NULL_VALUE, OUTSIDE_TTL, PRESENT
 from featurestore.online.view import EntityView, NewestAtOnce, UsualLeaf, aggregates
 from featurestore.plans import Lookup, VectorPlan
 from featurestore.rows.vectors import unpack
 from featurestore.types import DataType, Field
 
-PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_TTL, INVALID = (
-    "PRESENT",
-    "NULL_VALUE",
-    "NOT_FOUND",
-    "OUTSIDE_TTL",
-    "INVALID",
-)
 _unpack = msgspec.msgpack.Decoder().decode
 
 MANY = 20

@@ -19,14 +19,13 @@ from featurestore.expressions.to_closure import to_closure
 from featurestore.instants import MINUTE, format_instant
 from featurestore.online.base import BaseRows
 from featurestore.online.lookups import (
-    INVALID,
-    NOT_FOUND,
     LookupReader,
     Rows,
     levels_of,
     slots_of,
 )
 from featurestore.online.requests import cast_row, outward
+from featurestore.online.statuses import INVALID, NOT_FOUND
 from featurestore.online.writer import MARK, lost, mark_of
 from featurestore.plans import SetPlan, VectorPlan
 from featurestore.types import Field

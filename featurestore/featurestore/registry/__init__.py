@@ -10,7 +10,6 @@ from __future__ import annotations
 from featurestore.registry.generations import Generation
 from featurestore.registry.records import CheckCount, Fit, Ingest, TrainingSet
 from featurestore.registry.registry import Registry
-from featurestore.registry.statistics import Statistics
 from featurestore.registry.versions import NewVersion, Pins, Version
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "NewVersion",
     "Pins",
     "Registry",
-    "Statistics",
     "TrainingSet",
     "Version",
 ]

@@ -7,13 +7,15 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from featurestore.errors import RequestError, did_you_mean
 from featurestore.registry.schema import checks, fits, ingests, statistics, training_sets
-from featurestore.registry.statistics import Statistics, merge
+
+if TYPE_CHECKING:
+    from featurestore.registry.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def merge_statistics(
     now: int,
 ) -> None:
     """Merge a batch's statistics, by feature, into the stored ones."""
+    from featurestore.registry.statistics import merge
+
     stored = get_statistics(connection, project, set_name, fingerprint)
     for feature, found in batch.items():
         key = {"project": project, "set_name": set_name, "fingerprint": fingerprint, "feature": feature}
@@ -152,6 +156,8 @@ def get_statistics(
     connection: sa.Connection, project: str, set_name: str, fingerprint: str
 ) -> dict[str, Statistics]:
     """Return the statistics of a set's version, by feature."""
+    from featurestore.registry.statistics import Statistics  # which needs NumPy
+
     rows = connection.execute(
         sa.select(statistics.c.feature, statistics.c.state)
         .where(

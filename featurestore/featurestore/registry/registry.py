@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import instants
 from featurestore.registry import generations, heartbeats, records, versions
 from featurestore.registry.database import Database
 from featurestore.registry.generations import Generation
 from featurestore.registry.records import CheckCount, Fit, Ingest, TrainingSet
-from featurestore.registry.statistics import Statistics
 from featurestore.registry.versions import NewVersion, Pins, Version
+
+if TYPE_CHECKING:
+    from featurestore.registry.statistics import Statistics
 
 
 class Registry:
