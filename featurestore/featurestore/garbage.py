@@ -10,6 +10,9 @@ from threading import Lock
 _COLLECT_AFTER = 200_000
 """How many more objects than were freed are made before young garbage is looked for."""
 
+SERVER_AFTER = 50_000
+"""The same for a server, from its start on: a request for 100 rows makes a thousand."""
+
 
 @contextmanager
 def seldom_collecting(after: int = _COLLECT_AFTER) -> Iterator[None]:

@@ -26,7 +26,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from featurestore.errors import FeatureStoreError, OperatorError
-from featurestore.garbage import seldom_collecting
+from featurestore.garbage import SERVER_AFTER, seldom_collecting
 from featurestore_serving.backend import Backend
 from featurestore_serving.metrics import SHARED
 from featurestore_serving.readers import load
@@ -35,8 +35,6 @@ from featurestore_serving.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.1
-_COLLECT_AFTER = 50_000
-"""How many objects are made before young garbage is looked for: a request for 100 rows makes a thousand."""
 
 _QUIET = {
     "incremental": True,
@@ -104,7 +102,7 @@ async def _serve(
         await service.application()
         gc.collect()
         gc.freeze()  # what is loaded by now stays: collections need not look at it again
-        with seldom_collecting(_COLLECT_AFTER):
+        with seldom_collecting(SERVER_AFTER):
             while not stop.is_set() and not task.done():
                 await asyncio.sleep(_POLL_SECONDS)
     finally:
