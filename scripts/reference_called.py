@@ -20,8 +20,7 @@ import featurestore
 import featurestore_serving
 from featurestore import errors
 from featurestore.cases import CaseReport, CaseResult, Mismatch
-from featurestore.cli import app as command_line
-from featurestore.cli import application, failures
+from featurestore.cli import application, command_line, failures
 from featurestore.client import RemoteFeatureStore
 from featurestore.errors import FeatureStoreError, OperatorError, RequestError, SpecError
 from featurestore.online.reader import VectorResult
@@ -119,7 +118,7 @@ def _tree(error: type[FeatureStoreError]) -> Iterator[type[FeatureStoreError]]:
 
 def cli_page() -> str:
     """Return the verbs with their arguments and options."""
-    verbs: dict[str, Any] = typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
+    verbs: dict[str, Any] = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     common: dict[str, tuple[str, str]] = {}
     parts = []
     for name, verb in _leaves(verbs):

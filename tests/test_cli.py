@@ -56,6 +56,16 @@ def test_help_loads_no_heavy_package() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_command_line_loads_the_verb_that_it_names() -> None:
+    code = (
+        "from featurestore.cli import command_line\n"
+        "names = lambda *words: [command.name for command in command_line(words).registered_commands]\n"
+        "print(names('-C', 'project', 'fit', '--json'), 'serve' in names('sevre'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{['validate', 'plan', 'apply', 'rollback', 'fit', 'tag']} True"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_takes_the_common_options(
     verb: str, capsys: pytest.CaptureFixture[str]

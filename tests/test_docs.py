@@ -102,9 +102,9 @@ def test_every_python_example_parses_and_imports_what_exists(block: Block) -> No
 def test_every_command_shown_is_a_verb_with_these_options(block: Block) -> None:
     import typer
 
-    from featurestore.cli import app
+    from featurestore.cli import command_line
 
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     for text, _ in pages.commands(block):
         for line in text.replace("\\\n", " ").splitlines():
             if not re.match(r"(\w+=\S+ )*featurestore ", line):

@@ -1,6 +1,5 @@
 """The command line: `featurestore VERB …`. Each module holds the verbs of one errand."""
 
-from featurestore.cli.application import app
-from featurestore.cli.entry import main
+from featurestore.cli.entry import command_line, main
 
-__all__ = ["app", "main"]
+__all__ = ["command_line", "main"]
