@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -258,6 +261,20 @@ def test_a_repair_that_is_killed_changes_nothing_and_the_next_goes_on(
         assert set(statuses(store)) <= {"serving", "standby", "retired"}
 
 
+def freeze(process: subprocess.Popen[str], root: Path) -> None:
+    """Stop a process where it holds no lock of the registry: SQLite waits for nobody who stands still."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        with closing(sqlite3.connect(root / ".featurestore" / "registry.db", timeout=0)) as registry:
+            try:
+                registry.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.003)
+
+
 def test_of_two_promotions_at_once_one_says_that_the_other_was_first(
     tmp_path: Path, online_config: dict[str, Any]
 ) -> None:
@@ -268,15 +285,15 @@ def test_of_two_promotions_at_once_one_says_that_the_other_was_first(
         write_batch(root, "a", rows)
         store.ingest("payments")
         revise(root, windows="[3h, 2d]")
-        process = command(root, "apply", "--promote")
-        wait_until(lambda: MOMENTS["the versions are there"](store), "the versions are there")
-        process.send_signal(signal.SIGSTOP)
-        try:
-            if store.vector("risk@next"):
-                store.apply(promote=True)
-        finally:
-            process.send_signal(signal.SIGCONT)
-        said, _ = process.communicate(timeout=60)
+        with command(root, "apply", "--promote") as process:
+            wait_until(lambda: MOMENTS["the versions are there"](store), "the versions are there")
+            freeze(process, root)
+            try:
+                if store.vector("risk@next"):
+                    store.apply(promote=True)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            said, _ = process.communicate(timeout=60)
         assert process.returncode == 1
         assert "The plan is stale" in said
         check(store, rows)
