@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore.on_demand import on_demand
 
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError, OperatorError, RequestError, SpecError
@@ -52,9 +53,4 @@ _HOMES = {"FeatureStore": "store"} | dict.fromkeys(
     ["FeatureStoreError", "OperatorError", "RequestError", "SpecError"], "errors"
 )
 
-
-def __getattr__(name: str) -> Any:
-    """Return a public name, imported when it is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module 'featurestore' has no attribute '{name}'")
-    return getattr(import_module(f"featurestore.{_HOMES.get(name, 'specs')}"), name)
+__getattr__ = on_demand(__name__, __all__, _HOMES, "specs")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore.on_demand import on_demand
 
 if TYPE_CHECKING:
     from featurestore.specs.cases import Test
@@ -65,9 +66,4 @@ _HOMES = {
     "load_project": "loading",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Return a public name, imported when it is first asked for: settings are read without declarations."""
-    if name not in __all__:
-        raise AttributeError(f"module 'featurestore.specs' has no attribute '{name}'")
-    return getattr(import_module(f"featurestore.specs.{_HOMES.get(name, 'models')}"), name)
+__getattr__ = on_demand(__name__, __all__, _HOMES, "models")  # settings are read without declarations

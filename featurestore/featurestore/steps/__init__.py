@@ -6,8 +6,9 @@ Everything but `python` compiles to typed expressions; `featurestore.steps.frame
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featurestore.on_demand import on_demand
 
 if TYPE_CHECKING:
     from featurestore.steps.base import Step
@@ -72,9 +73,4 @@ __all__ = [
 
 _HOMES = {"Step": "base", "StepPlan": "plan", "compile_steps": "compiler"}
 
-
-def __getattr__(name: str) -> Any:
-    """Return a public name, imported when it is first asked for: a plan is run without its declaration."""
-    if name not in __all__:
-        raise AttributeError(f"module 'featurestore.steps' has no attribute '{name}'")
-    return getattr(import_module(f"featurestore.steps.{_HOMES.get(name, 'library')}"), name)
+__getattr__ = on_demand(__name__, __all__, _HOMES, "library")  # a plan is run without its declaration
