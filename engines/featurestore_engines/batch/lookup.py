@@ -55,21 +55,17 @@ class Asked:
         `keys` has `__key` (null: no entity) and `__shard`; rows may repeat. A question without an instant has
         no entity either; a null among them would make them floats, in which they are not exact.
         """
-        numbered = keys.with_row_index("place")
+        numbered = keys.with_row_index("row")
         key = keys[plans.KEY]
         if not key.null_count() and (key[1:] > key[:-1]).all():  # as those of whole numbers are
-            distinct = numbered[np.argsort(keys[plans.SHARD].to_numpy(), kind="stable")]
+            ordered = numbered[np.argsort(keys[plans.SHARD].to_numpy(), kind="stable")]
         else:
-            distinct = numbered.drop_nulls().sort(plans.SHARD, plans.KEY)
-        key = distinct[plans.KEY]
-        if (key[1:] != key[:-1]).all():
-            place = np.full(len(keys), -1)
-            place[distinct["place"].to_numpy()] = np.arange(len(distinct))
-        else:
-            distinct = distinct.unique(plans.KEY, maintain_order=True)
-            places = distinct.select(plans.KEY, pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
-            found = keys.select(plans.KEY).join(places, on=plans.KEY, how="left", maintain_order="left")
-            place = found["place"].fill_null(-1).to_numpy()
+            ordered = numbered.drop_nulls().sort(plans.SHARD, plans.KEY)
+        key = ordered[plans.KEY]
+        is_first = np.append(True, (key[1:] != key[:-1]).to_numpy())[: len(key)]
+        distinct = ordered if is_first.all() else ordered.filter(is_first)
+        place = np.full(len(keys), -1)
+        place[ordered["row"].to_numpy()] = np.cumsum(is_first) - 1
         return Asked(
             distinct.select(plans.KEY, plans.SHARD),
             place if which is None else place[which],
