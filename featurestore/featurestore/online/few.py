@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from featurestore.aggregates.states import Count, Edge, Extreme, FloatSum, IntegerSum, State
 from featurestore.online.layout import OnlineLayout
@@ -28,8 +28,6 @@ _LARGEST = 2.0**900  # up to which no step of a division in double-double overfl
 _LEAST = 2.0**-900
 
 Column = Sequence[Any]
-
-Node = TypeVar("Node", PackedLeaf, PackedDirectory)
 
 Finish = Callable[[Any, Any], Any]
 """Gives an output from its states, the first and the last."""
